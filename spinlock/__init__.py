@@ -1,0 +1,1 @@
+"""Distributed hyperparameter search for Neural Operator Agents."""

@@ -1,0 +1,125 @@
+"""A trained module on disk: its configuration beside its weights, with where it came from.
+
+    <directory>/artifact.json        kind, format version, config, metrics, provenance
+    <directory>/weights.safetensors  every parameter and buffer
+
+Nothing in it is executed on loading: JSON and safetensors only.
+"""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spinlock.errors import ArtifactError
+from spinlock.files import atomic_directory
+
+FORMAT = 1
+_DESCRIPTION, _WEIGHTS = "artifact.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What `load` gives: everything needed to rebuild the module, and what is known of it."""
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def save(
+    path: Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write an artifact directory in one step; one that stands at `path` is replaced."""
+    description = {
+        "kind": kind,
+        "format": FORMAT,
+        "config": dict(config),
+        "metrics": dict(metrics),
+        "provenance": dict(provenance),
+    }
+    text = json.dumps(description, indent=2, allow_nan=False)
+    with atomic_directory(path) as beside:
+        (beside / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()},
+            beside / _WEIGHTS,
+        )
+
+
+def load(path: Path, kind: str) -> Artifact:
+    """The artifact of `kind` in directory `path`.
+
+    Raises ArtifactError when it is absent, of another kind or format, or damaged.
+    """
+    description = path / _DESCRIPTION
+    if not description.is_file():
+        raise ArtifactError(
+            f"{path}: not a Spinlock artifact: there is no {_DESCRIPTION} in it. "
+            f"Expected the directory of a trained {kind}."
+        )
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        found_kind, found_format = content["kind"], content["format"]
+        fields = {k: content[k] for k in ("config", "metrics", "provenance")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{description}: damaged: {error}.") from None
+    if found_kind != kind:
+        raise ArtifactError(f"{path}: expected a {kind}, found a {found_kind}.")
+    if found_format != FORMAT:
+        raise ArtifactError(
+            f"{path}: written in artifact format {found_format}; this version reads {FORMAT}."
+        )
+    try:
+        weights = load_file(path / _WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path / _WEIGHTS}: missing or damaged: {error}.") from None
+    return Artifact(path=path, kind=kind, weights=weights, **fields)
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """When, with which versions and from which commit something was made, and `facts`."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "spinlock": version("spinlock"),
+            "torch": torch.__version__,
+            "numpy": version("numpy"),
+            "python": platform.python_version(),
+        },
+        "commit": _commit(),
+        **facts,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from; None when installed elsewhere."""
+    package = Path(__file__).resolve().parent
+    if not (package.parent / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,237 @@
+"""Strict YAML -> frozen, typed configuration, with every fault of a file told at once.
+
+Files are YAML 1.2 (`1e-4` is a number, `no` is a string, a key may stand only once). Overrides
+such as `--set loss.lambda_commit=0.5` are merged before validation, so a file and a flag share
+one path and one form of error: file, line, key, and the nearest right word.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.scalarbool import ScalarBoolean
+from ruamel.yaml.scalarfloat import ScalarFloat
+from ruamel.yaml.scalarint import ScalarInt
+
+from spinlock.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, no unknown keys, no silent NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, strict=False, validate_default=True
+    )
+
+
+C = TypeVar("C", bound=BaseModel)
+Lines = dict[tuple[str | int, ...], int]
+
+
+def load(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
+    """The configuration in the YAML file `path`, with `a.b=value` overrides applied.
+
+    Raises ConfigError naming file, line and key for every fault found.
+    """
+    document, lines = read(path)
+    return parse(model, document, where=str(path), lines=lines, overrides=overrides)
+
+
+def read(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The YAML mapping in `path` as plain Python values, and the line of each key in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        )
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"{path}: there is no such file.{hint}") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}.") from None
+    try:
+        tree = YAML(typ="rt").load(StringIO(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = (error.problem or "not valid YAML").splitlines()[0]
+        raise ConfigError(f"{path}{line}: {problem}.") from None
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {_kind(tree)}.")
+    lines: Lines = {}
+    document = _plain(tree, (), lines)
+    return document, lines
+
+
+def parse(
+    model: type[C],
+    document: Mapping[str, Any],
+    *,
+    where: str,
+    lines: Lines | None = None,
+    overrides: Sequence[str] = (),
+) -> C:
+    """`document` validated as `model`; `where` names its origin in errors.
+
+    Raises ConfigError listing every fault.
+    """
+    merged = _merge(document, overrides)
+    try:
+        return model.model_validate(merged)
+    except ValidationError as error:
+        faults = [_fault(model, merged, fault, where, lines or {}) for fault in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(faults))) from None
+
+
+def dotted(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by dotted path, in order: {"loss": {"a": 1}} -> {"loss.a": 1}."""
+    leaves: dict[str, Any] = {}
+    for key, value in document.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            leaves |= dotted(value, f"{path}.")
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def replace(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`document` with the leaves at dotted paths replaced; mappings on the way are made."""
+    result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        if rest:
+            inner = result.get(head)
+            result[head] = replace(inner if isinstance(inner, Mapping) else {}, {rest: value})
+        else:
+            result[head] = value
+    return result
+
+
+def known_paths(model: type[BaseModel]) -> list[str]:
+    """Every dotted leaf path that `model` accepts."""
+    paths: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = _models(field.annotation)
+        paths += [f"{name}.{rest}" for m in inner for rest in known_paths(m)] if inner else [name]
+    return list(dict.fromkeys(paths))
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """A sentence that offers the likeliest of `words` for a misspelt one, else lists them."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if not close:  # a path whose last part is right but whose sections are missing
+        tails = [w for w in words if w.rpartition(".")[2] == word.rpartition(".")[2]]
+        close = tails[:1]
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Known here: {', '.join(sorted(words))}."
+
+
+def _merge(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {override}: expected KEY=VALUE, as in --set batch_size=8.")
+        try:
+            value = YAML(typ="rt").load(StringIO(text))
+        except MarkedYAMLError as error:
+            problem = (error.problem or "not valid YAML").splitlines()[0]
+            raise ConfigError(f"--set {override}: {problem}.") from None
+        values[key] = _plain(value, (), {})
+    return replace(document, values)
+
+
+def _plain(node: Any, path: tuple[str | int, ...], lines: Lines) -> Any:
+    """Round-trip YAML nodes as plain Python, remembering at which line each path stands."""
+    if isinstance(node, CommentedMap):
+        result = {}
+        for key, value in node.items():
+            where = (*path, str(key))
+            lines[where] = node.lc.key(key)[0] + 1
+            result[str(key)] = _plain(value, where, lines)
+        return result
+    if isinstance(node, CommentedSeq):
+        items = []
+        for index, value in enumerate(node):
+            lines[(*path, index)] = node.lc.item(index)[0] + 1
+            items.append(_plain(value, (*path, index), lines))
+        return items
+    if isinstance(node, ScalarFloat):
+        return float(node)
+    if isinstance(node, ScalarBoolean):
+        return bool(node)
+    if isinstance(node, ScalarInt):
+        return int(node)
+    return str(node) if isinstance(node, str) else node
+
+
+def _fault(
+    model: type[BaseModel], document: Mapping[str, Any], fault: Any, where: str, lines: Lines
+) -> str:
+    path = _document_path(document, fault["loc"], missing=fault["type"] == "missing")
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    place = f"{where}:{line}" if line is not None else where
+    key = ".".join(str(part) for part in path)
+    prefix = f"{place}: {key}: " if key else f"{place}: "
+    if fault["type"] == "extra_forbidden":
+        siblings = _fields_at(model, path[:-1])
+        return f"{prefix}there is no such key. {nearest(str(path[-1]), siblings)}"
+    if fault["type"] == "missing":
+        return f"{prefix}this key is required and is not there."
+    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    given = fault["input"]
+    shown = "" if isinstance(given, Mapping | BaseModel) else f" Found {given!r}."
+    return f"{prefix}{message[0].upper()}{message[1:]}.{shown}"
+
+
+def _document_path(
+    document: Any, location: Sequence[str | int], *, missing: bool
+) -> tuple[str | int, ...]:
+    """pydantic's location without the union tags that it adds and the document does not hold."""
+    path: list[str | int] = []
+    node = document
+    for index, part in enumerate(location):
+        held = range(len(node)) if isinstance(node, list) else node
+        if isinstance(node, Mapping | list) and part in held:
+            node = node[part]
+        elif not (missing and index == len(location) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    models = [model]
+    for part in path:
+        if isinstance(part, int):
+            continue
+        models = [
+            inner
+            for m in models
+            if part in m.model_fields
+            for inner in _models(m.model_fields[str(part)].annotation)
+        ] or models
+    return sorted({name for m in models for name in m.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The configuration models named anywhere in an annotation: unions, lists, Annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
+        return [m for argument in typing.get_args(annotation) for m in _models(argument)]
+    return []
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -24,6 +24,7 @@ class DatasetInfo:
     height: int
     width: int
     channel_names: tuple[str, ...]
+    """As the file names them; "0", "1", ... where it does not."""
     parameter_names: tuple[str, ...]
     parameter_kind: ParameterKind
     """What `parameters` gives: our conditioning vector, unit-cube coordinates of a sampler, or

@@ -6,12 +6,17 @@ import h5py
 
 from spinlock.data.adapters.base import Adapter
 from spinlock.data.adapters.native import SpinlockAdapter
+from spinlock.data.adapters.pdebench import PdebenchAdapter
+from spinlock.data.adapters.prototype import PrototypeAdapter, RolloutAdapter
 from spinlock.data.adapters.the_well import TheWellAdapter
 from spinlock.errors import DatasetError
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "spinlock": SpinlockAdapter,
     "the_well": TheWellAdapter,
+    "prototype": PrototypeAdapter,
+    "prototype rollouts": RolloutAdapter,
+    "pdebench": PdebenchAdapter,
 }
 
 

@@ -201,9 +201,9 @@ def _document_path(
     path: list[str | int] = []
     node = document
     for index, part in enumerate(location):
-        held = range(len(node)) if isinstance(node, list) else node
-        if isinstance(node, Mapping | list) and part in held:
-            node = node[part]
+        held = dict(enumerate(node)) if isinstance(node, list) else node
+        if isinstance(held, Mapping) and part in held:
+            node = held[part]
         elif not (missing and index == len(location) - 1):
             continue
         path.append(part)

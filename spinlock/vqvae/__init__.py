@@ -1,0 +1,29 @@
+"""The tokenizer: categories of features, their codebooks, and the artifact on disk."""
+
+from spinlock.vqvae.categories import Categories, discover
+from spinlock.vqvae.config import VQVAEConfig
+from spinlock.vqvae.layout import Layout, Level, plan
+from spinlock.vqvae.losses import TERMS, VQPrediction, predict, weights
+from spinlock.vqvae.metrics import Quality, quality
+from spinlock.vqvae.model import VQVAE, Quantized
+from spinlock.vqvae.tokenizer import Alignment, Tokenizer, TokenizerConfig
+
+__all__ = [
+    "TERMS",
+    "VQVAE",
+    "Alignment",
+    "Categories",
+    "Layout",
+    "Level",
+    "Quality",
+    "Quantized",
+    "Tokenizer",
+    "TokenizerConfig",
+    "VQPrediction",
+    "VQVAEConfig",
+    "discover",
+    "plan",
+    "predict",
+    "quality",
+    "weights",
+]

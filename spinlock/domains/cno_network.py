@@ -1,0 +1,211 @@
+"""The random convolutional network that one CNO operator is.
+
+Untrained: weights follow PyTorch's default distributions, drawn from the operator's seed.
+Instance, layer and group normalization are all group norms without an affine part, which at
+initialization is the identity and here never moves.
+
+M realizations (the batch dimension: only they share a network), C channels, H x W grid.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from spinlock.domains.random_fields import correlation_matrix
+
+Activation = Literal["gelu", "relu", "silu", "tanh"]
+Boundary = Literal["zeros", "circular"]
+NoiseSchedule = Literal["constant", "annealing", "periodic"]
+NoiseType = Literal["additive", "multiplicative"]
+Normalization = Literal["instance", "layer", "group", "none"]
+
+WEIGHTS, NOISE = 0, 1  # the streams of an operator's seed
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+GROUPS = 8  # of "group" normalization, or the largest divisor of the width below it
+
+
+def generator(seed: int, *stream: int) -> torch.Generator:
+    """The random stream numbered `stream` of an operator's seed.
+
+    torch seeds its CPU generator with the low 32 bits only; SeedSequence mixes the whole key
+    into them, so that neighbouring steps and realizations are unrelated.
+    """
+    key = np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(key))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a StochasticBlock adds: strength, kind, correlation length and course over steps."""
+
+    scale: float
+    kind: NoiseType
+    correlation: float  # fraction of the domain; 0 is white
+    schedule: NoiseSchedule
+    horizon: int  # steps until annealed noise is gone
+    period: int  # steps of one cycle of periodic noise
+
+    def strength(self, step: int) -> float:
+        """Standard deviation at `step`: scale, scale (1 - t/horizon)+ or scale (1 + sin(.)/2).
+
+        It depends on the step, never on how many steps are asked for: a longer trajectory
+        begins with the shorter one.
+        """
+        match self.schedule:
+            case "constant":
+                return self.scale
+            case "annealing":
+                return self.scale * max(0.0, 1.0 - step / self.horizon)
+            case "periodic":
+                return self.scale * (1.0 + 0.5 * math.sin(2.0 * math.pi * step / self.period))
+
+
+class StochasticBlock(nn.Module):
+    """x + sigma n or x (1 + sigma n), with n a unit-variance Gaussian field, always active.
+
+    n is a function of (seed, realization, step). Its correlation is exp(-r^2 / (2 l^2)), made
+    by one circulant matrix per axis whose rows have unit norm: every pixel of every sample has
+    variance 1 by construction, and no statistics of the drawn numbers are needed.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, noise: Noise, seed: int, height: int, width: int) -> None:
+        super().__init__()
+        self.noise, self.seed = noise, seed
+        rows, columns = (correlation_matrix(n, noise.correlation) for n in (height, width))
+        self.register_buffer("rows", torch.from_numpy(rows))
+        self.register_buffer("columns", torch.from_numpy(columns))
+
+    def forward(self, x: Float[Tensor, "M C H W"], step: int) -> Float[Tensor, "M C H W"]:
+        fields = self.fields(len(x), x.shape[1], step)
+        strength = self.noise.strength(step)
+        if self.noise.kind == "multiplicative":
+            return x * (1.0 + strength * fields)
+        return x + strength * fields
+
+    def fields(self, realizations: int, channels: int, step: int) -> Float[Tensor, "M C H W"]:
+        """The unit-variance noise of each realization at `step`."""
+        shape = (channels, len(self.rows), len(self.columns))
+        white = torch.stack(
+            [
+                torch.randn(shape, generator=generator(self.seed, NOISE, realization, step))
+                for realization in range(realizations)
+            ]
+        )
+        if self.noise.correlation == 0:
+            return white
+        return self.rows @ white @ self.columns
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, normalization, activation; the convolution has a bias if nothing follows it."""
+
+    def __init__(self, inputs: int, outputs: int, design: "Design", rng: torch.Generator) -> None:
+        normalized = design.normalization != "none"
+        layers: list[nn.Module] = [
+            convolution(inputs, outputs, design.kernel_size, design.boundary, rng, not normalized)
+        ]
+        if normalized:
+            layers.append(nn.GroupNorm(design.groups(outputs), outputs, affine=False))
+        layers.append(ACTIVATIONS[design.activation]())
+        super().__init__(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two ConvBlocks beside the identity, or a 1x1 convolution where the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int, design: "Design", rng: torch.Generator) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            ConvBlock(inputs, outputs, design, rng), ConvBlock(outputs, outputs, design, rng)
+        )
+        self.shortcut = (
+            nn.Identity()
+            if inputs == outputs
+            else convolution(inputs, outputs, 1, design.boundary, rng, True)
+        )
+
+    def forward(self, x: Float[Tensor, "M Ci H W"]) -> Float[Tensor, "M Co H W"]:
+        y: Tensor = self.blocks(x) + self.shortcut(x)
+        return y
+
+
+@dataclass(frozen=True)
+class Design:
+    """The architecture of one operator's network."""
+
+    channels: int
+    num_layers: int
+    base_channels: int
+    kernel_size: int
+    activation: Activation
+    normalization: Normalization
+    boundary: Boundary
+
+    def groups(self, width: int) -> int:
+        """How many groups of channels the normalization of a layer of `width` channels has."""
+        match self.normalization:
+            case "instance":
+                return width
+            case "layer" | "none":
+                return 1
+            case "group":
+                return math.gcd(GROUPS, width)
+
+
+class Network(nn.Module):
+    """ConvBlock(C, b), `num_layers` blocks of widths b, 2b, 4b, 4b .., noise, 1x1 convolution.
+
+    Beyond three layers the blocks are ResidualBlocks.
+    """
+
+    def __init__(self, design: Design, noise: Noise, seed: int, height: int, width: int) -> None:
+        super().__init__()
+        rng = generator(seed, WEIGHTS)
+        block = ResidualBlock if design.num_layers > 3 else ConvBlock
+        widths = [design.base_channels * 2 ** min(i, 2) for i in range(design.num_layers)]
+        layers: list[nn.Module] = [ConvBlock(design.channels, design.base_channels, design, rng)]
+        for inputs, outputs in zip([design.base_channels, *widths], widths, strict=False):
+            layers.append(block(inputs, outputs, design, rng))
+        self.blocks = nn.Sequential(*layers)
+        self.stochastic = StochasticBlock(noise, seed, height, width)
+        self.output = convolution(widths[-1], design.channels, 1, design.boundary, rng, True)
+
+    def forward(self, state: Float[Tensor, "M C H W"], step: int) -> Float[Tensor, "M C H W"]:
+        y: Tensor = self.output(self.stochastic(self.blocks(state), step))
+        return y
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, boundary: Boundary, rng: torch.Generator, bias: bool
+) -> nn.Conv2d:
+    """A same-size convolution with PyTorch's default initialization, drawn from `rng`."""
+    # On the meta device torch's own initialization draws nothing from the global generator.
+    layer = nn.Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        padding=kernel // 2,
+        bias=bias,
+        padding_mode=boundary,
+        device="meta",
+        dtype=torch.float32,
+    ).to_empty(device="cpu")
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=rng)
+    if layer.bias is not None:
+        bound = 1 / math.sqrt(inputs * kernel * kernel)
+        nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
+    return layer

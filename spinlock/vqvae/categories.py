@@ -81,7 +81,9 @@ def discover(
         or np.bincount(labels).max() >= config.min_features_per_category
     ] or [np.zeros(count, dtype=np.int64)]  # fewer features than two categories need
     candidates = [_candidate(labels, scaled, correlation, config) for labels in cuts]
-    meeting = [found for found in candidates if found.orthogonality_met] or candidates
+    # A single category would meet any target, having nobody to be like.
+    several = [found for found in candidates if len(found.groups) > 1] or candidates
+    meeting = [found for found in several if found.orthogonality_met] or several
     best = max(meeting, key=lambda found: -1.0 if found.silhouette is None else found.silhouette)
     return best.model_copy(
         update={

@@ -185,8 +185,9 @@ def _correlation(a: Float[Tensor, "B B"], b: Float[Tensor, "B B"]) -> Float[Tens
     centred_a, centred_b = (a - mean_a) * off, (b - mean_b) * off
     covariance = (centred_a * centred_b).sum() / pairs
     variances = centred_a.square().sum() * centred_b.square().sum() / pairs**2
-    # Relative to the fourth power of the mean distance, below which a variance is rounding.
-    return covariance * (variances + 1e-12 * (mean_a * mean_b).square().detach() + 1e-30).rsqrt()
+    # Relative to the fourth power of the mean distance, below which a variance is rounding. The
+    # rest is for distances that are all 0: smaller, and its root's derivative overflows.
+    return covariance * (variances + 1e-12 * (mean_a * mean_b).square().detach() + 1e-20).rsqrt()
 
 
 def _off_diagonal(rows: Tensor) -> Float[Tensor, "B B"]:

@@ -173,5 +173,5 @@ class VQVAE(nn.Module):
 def straight_through(
     latents: Float[Tensor, "B Q E"], vectors: Float[Tensor, "B Q E"]
 ) -> Float[Tensor, "B Q E"]:
-    """`vectors` in value, the identity of `latents` in gradient."""
-    return latents + (vectors - latents).detach()
+    """`vectors` in value, to the bit, and the identity of `latents` in gradient."""
+    return vectors.detach() + (latents - latents.detach())

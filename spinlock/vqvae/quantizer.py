@@ -99,10 +99,12 @@ class CodebookBank(nn.Module):
         for the codes that were used. The others stay where they are: theirs would be the same
         ratio, but for the rounding of two numbers that decay to nothing, which is why
         no Laplace smoothing is needed. Under `torch.distributed` every rank must call this; the
-        sums are those of all ranks, one of which may have seen nothing.
+        sums are those of all ranks. When nothing was seen, nothing moves.
         """
         seen, sums = self._statistics()
         batch, self._seen = self._seen, []
+        if not seen.any():
+            return
         self.counts.lerp_(seen, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         moved = self.sums / self.counts.clamp_min(1e-20)[..., None]

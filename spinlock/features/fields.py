@@ -14,8 +14,9 @@ Rules that hold for every feature (each has a test):
   infinite or NaN for finite input: `EPS` beside the scaled variance of 1, `EPS_RATE` beside
   squares of differences in time, which are small for slow dynamics.
 - Nothing looks across samples, and a sample's digits do not depend on the batch around it: sums
-  run over the last, contiguous axis only, and there are no matrix products. PyTorch splits
-  other sums, and products, differently for different batches and numbers of threads.
+  run over the last, contiguous axis only, and there are no products of matrices or of complex
+  numbers. PyTorch splits other sums and products by batch and threads, and rounds complex
+  products at the end of a loop otherwise than within it.
 - Spatial differences are periodic, as the transforms are. At walls they see the jump.
 
 A non-finite trajectory gives NaN features: whoever calls must look.
@@ -52,7 +53,7 @@ class Fields:
         x = x / unit
         mean = time_mean(space_mean(x))
         centred = x - mean[:, None, :, None, None]
-        variance = time_mean(space_mean(centred.square()))
+        variance = time_mean(space_mean(centred * centred))
         unit = unit[:, 0, :, 0, 0]
         floor = torch.clamp(_FLOOR / unit, min=_RELATIVE_FLOOR)
         scale = torch.maximum(variance, floor.square()).sqrt()
@@ -76,12 +77,9 @@ class Fields:
 
     @cached_property
     def differences(self) -> tuple[Tensor, Tensor]:
-        """Central differences of z along x and y, per cell, periodic; each [B, T, C, H, W]."""
+        """z(+1) - z(-1) along x and y, twice the slope per cell; each [B, T, C, H, W]."""
         z = self.z
-        return (
-            (z.roll(-1, -1) - z.roll(1, -1)) * 0.5,
-            (z.roll(-1, -2) - z.roll(1, -2)) * 0.5,
-        )
+        return z.roll(-1, -1) - z.roll(1, -1), z.roll(-1, -2) - z.roll(1, -2)
 
     @cached_property
     def structure(self) -> list[Tensor]:
@@ -89,14 +87,15 @@ class Fields:
         return spectrum.gradient_energies(self.modes, self.height, self.width)
 
     @cached_property
-    def step(self) -> Float[Tensor, "B T-1 C H W"]:
-        """The change from each frame to the next."""
+    def step(self) -> Float[Tensor, "B S C H W"]:
+        """The change from each frame to the next: S = T - 1 of them."""
         return self.z[:, 1:] - self.z[:, :-1]
 
 
 def space_mean(x: Float[Tensor, "... H W"]) -> Float[Tensor, "..."]:
     """Mean over the grid, in two stages: one sum to a single number may be split by threads."""
-    return x.mean(-1).mean(-1)
+    # Divided after summing: backward then divides the few numbers and not every cell.
+    return x.sum(-1).sum(-1) / (x.shape[-1] * x.shape[-2])
 
 
 def time_mean(x: Float[Tensor, "B T C"]) -> Float[Tensor, "B C"]:

@@ -50,23 +50,34 @@ class Frames:
     @cached_property
     def channel(self) -> Float[Tensor, "B T C F"]:
         """The features named by `CHANNEL`."""
-        return _channel_features(self.fields)
+        return _channel_features(self.fields, self.variance)
 
     @cached_property
-    def covariance(self) -> Float[Tensor, "B T C C"]:
-        """Covariance of the channels over the cells of each frame."""
+    def variance(self) -> Float[Tensor, "B T C"]:
+        """Variance of each channel over the cells of each frame."""
+        return space_mean(self.fields.deviation * self.fields.deviation)
+
+    @cached_property
+    def covariances(self) -> list[Tensor]:
+        """Covariance of each channel i with channel i - s, for offsets s = 1 .. C // 2.
+
+        Each [B, T, C]. By offsets every pair is a product of one pass, without a C x C field.
+        """
         deviation = self.fields.deviation
-        return space_mean(deviation[:, :, :, None] * deviation[:, :, None])
+        return [
+            space_mean(deviation * deviation.roll(offset, 2))
+            for offset in range(1, self.fields.channels // 2 + 1)
+        ]
 
     @cached_property
     def cross(self) -> Float[Tensor, "B T 3"]:
         """The features named by `CROSS`; zero when there is one channel."""
         if self.fields.channels == 1:
             return self.fields.z.new_zeros(*self.fields.z.shape[:2], len(CROSS))
-        return _cross_features(self.covariance)
+        return _cross_features(self.variance, self.covariances)
 
 
-def _channel_features(fields: Fields) -> Float[Tensor, "B T C F"]:
+def _channel_features(fields: Fields, variance: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C F"]:
     """The columns of `CHANNEL`.
 
     Skewness and kurtosis (excess) are inside asinh. Anisotropies are those of the structure
@@ -75,10 +86,9 @@ def _channel_features(fields: Fields) -> Float[Tensor, "B T C F"]:
     """
     deviation = fields.deviation
     height, width = fields.height, fields.width
-    square = deviation.square()
-    variance = space_mean(square)
+    square = deviation * deviation
     third = space_mean(square * deviation)
-    fourth = space_mean(square.square())
+    fourth = space_mean(square * square)
     floored = variance + 1e-3
     forward, xx, yy, xy = fields.structure
     dx, dy = fields.differences
@@ -96,7 +106,7 @@ def _channel_features(fields: Fields) -> Float[Tensor, "B T C F"]:
         torch.log(forward + EPS),
         (xx - yy) / trace,
         2 * xy / trace,
-        space_mean((dx.square() + dy.square() + EPS).sqrt()),
+        space_mean((dx * dx + dy * dy + 4 * EPS).sqrt()) / 2,
         *(torch.log(band * per_energy + 1e-4) for band in bands),
         first,
         second - 2 * first.square() + first.square() * energy_share,
@@ -105,17 +115,27 @@ def _channel_features(fields: Fields) -> Float[Tensor, "B T C F"]:
     return torch.stack(columns, dim=-1)
 
 
-def _cross_features(covariance: Float[Tensor, "B T C C"]) -> Float[Tensor, "B T 3"]:
+def _cross_features(
+    variance: Float[Tensor, "B T C"], covariances: list[Tensor]
+) -> Float[Tensor, "B T 3"]:
     """Mean correlation r over pairs of channels, mean of sqrt(r^2 + EPS), and participation.
 
     The participation ratio tr(S)^2 / (C tr S^2) of the covariance S is 1 when the channels are
     equal in variance and independent, 1/C when all are copies of one.
     """
-    channels = covariance.shape[-1]
-    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    channels = variance.shape[-1]
     std = (variance + EPS).sqrt()
-    i, j = torch.triu_indices(channels, channels, offset=1, device=covariance.device)
-    r = covariance[..., i, j] / (std[..., i] * std[..., j])
-    norm = covariance.flatten(-2).square().sum(-1)
-    participation = variance.sum(-1).square() / ((norm + EPS) * channels)
-    return torch.stack((r.mean(-1), (r.square() + EPS).sqrt().mean(-1), participation), dim=-1)
+    # An offset of exactly half the channels finds each of its pairs twice.
+    counts = [
+        channels // 2 if 2 * offset == channels else channels
+        for offset in range(1, channels // 2 + 1)
+    ]
+    covariance = torch.cat([c[..., :n] for c, n in zip(covariances, counts, strict=True)], -1)
+    product = torch.cat(
+        [(std * std.roll(offset, -1))[..., :n] for offset, n in enumerate(counts, start=1)], -1
+    )
+    r = covariance / product
+    norm = (variance * variance).sum(-1) + 2 * (covariance * covariance).sum(-1)
+    trace = variance.sum(-1)
+    participation = trace * trace / ((norm + EPS) * channels)
+    return torch.stack((r.mean(-1), (r * r + EPS).sqrt().mean(-1), participation), dim=-1)

@@ -27,8 +27,11 @@ def power(field: Float[Tensor, "... H W"]) -> Float[Tensor, "... K"]:
     """
     height, width = field.shape[-2:]
     modes = torch.fft.rfft2(field, norm="ortho")
-    energy: Tensor = modes.real.square() + modes.imag.square()
-    return energy.flatten(-2) * _tensor(_parseval(height, width), field)
+    # Not a complex product: where a loop over cells ends it rounds otherwise than within, and
+    # the digits of a sample would depend on where it stands in the batch.
+    real, imaginary = torch.view_as_real(modes).unbind(-1)
+    energy = real * real + imaginary * imaginary
+    return energy.flatten(-2) * _tensor(_parseval(height, width), field).flatten()
 
 
 def band_energies(modes: Float[Tensor, "... K"], height: int, width: int) -> list[Tensor]:
@@ -75,13 +78,13 @@ def entropy(share: Float[Tensor, "... K"], height: int, width: int) -> Float[Ten
 
 def _sums(modes: Tensor, weights: tuple[NDArray[np.float64], ...]) -> list[Tensor]:
     # Not a matrix product: with several threads its rounding depends on the batch.
-    return [(modes * _tensor(weight, modes)).sum(-1) for weight in weights]
+    return [(modes * _tensor(weight, modes).flatten()).sum(-1) for weight in weights]
 
 
 def _tensor(weight: NDArray[np.float64], like: Tensor) -> Tensor:
     # Cached as NumPy, made a tensor at each call: a tensor made under inference_mode and kept
     # could not take part in a later backward pass.
-    return torch.from_numpy(weight).to(like.device, like.dtype).flatten()
+    return torch.from_numpy(weight).to(like.device, like.dtype)
 
 
 def _frequencies(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -85,12 +85,13 @@ def _dynamics(fields: Fields) -> list[Tensor]:
     m2/m0 = m4/m2 = 4 sin^2(omega/2): the bandwidth log(m4/m2) - log(m2/m0) is then zero.
     """
     step = fields.step
-    rate = over_space(step.square())
+    rate = over_space(step * step)
     log_rate = torch.log(rate + EPS_RATE)
     about = fields.z - _mean_field(fields.z)
-    m0 = time_mean(over_space(about.square())) + EPS
+    m0 = time_mean(over_space(about * about)) + EPS
     m2 = time_mean(rate) + EPS_RATE
-    m4 = time_mean(over_space((step[:, 1:] - step[:, :-1]).square())) + EPS_RATE
+    turn = step[:, 1:] - step[:, :-1]
+    m4 = time_mean(over_space(turn * turn)) + EPS_RATE
     lags = [max(1, (fields.frames - 1) // part) for part in _LAGS.values()]
     return [
         torch.log(m2),
@@ -112,15 +113,15 @@ def _causality(fields: Fields) -> list[Tensor]:
     sin(k(x - ct)) gives u = sin(kc) / sin(k).
     """
     step = fields.step
-    square = step.square()
+    square = step * step
     m2 = time_mean(over_space(square))
     m3 = time_mean(over_space(square * step))
     floored = m2 + 1e-4
     dx, dy = fields.differences
     # z dz/dx has no mean on a periodic grid: the gradient of the earlier frame is enough, and the
     # fit's sums over both frames differ from it only by the mean of the two structure tensors.
-    bx = -time_mean(over_space(dx[:, :-1] * step))
-    by = -time_mean(over_space(dy[:, :-1] * step))
+    bx = -time_mean(over_space(dx[:, :-1] * step)) / 2
+    by = -time_mean(over_space(dy[:, :-1] * step)) / 2
     _, xx, yy, xy = (time_mean((j[:, 1:] + j[:, :-1]) * 0.5) for j in fields.structure)
     ridge = _RIDGE * (xx + yy) + EPS
     xx, yy = xx + ridge, yy + ridge
@@ -143,8 +144,7 @@ def _drift(frames: Frames) -> Float[Tensor, "B C F"]:
     fields = frames.fields
     columns = [CHANNEL.index(name) for name in _FROM_FRAME.values()]
     total = frames.channel[..., CHANNEL.index("spatial.mean")] + fields.offset[:, None]
-    variance = over_space(fields.deviation.square())
-    log_energy = torch.log(variance + total.square() + EPS)
+    log_energy = torch.log(frames.variance + total.square() + EPS)
     series = torch.cat((log_energy[..., None], frames.channel[..., columns]), dim=-1)
     slope, wander = trend(series.permute(0, 2, 3, 1).contiguous())
     return torch.cat((slope, wander[..., :_WANDERS]), dim=-1)
@@ -157,31 +157,32 @@ def _influence(frames: Frames) -> Float[Tensor, "B 2"]:
     with a ridge (Granger 1969, instantaneous in space). Zero when there is one channel.
     """
     fields = frames.fields
-    channels = fields.channels
-    if channels == 1:
+    if fields.channels == 1:
         return fields.z.new_zeros(fields.z.shape[0], 2)
-    step, mean = fields.step, fields.mean[:, :-1]
-    second = frames.covariance[:, :-1] + mean[..., :, None] * mean[..., None, :]
-    s = time_mean(second.flatten(-2)).reshape(-1, channels, channels)
-    product = over_space(step[:, :, :, None] * fields.z[:, :-1, None])
-    r = time_mean(product.flatten(-2)).reshape(-1, channels, channels)
-    m2 = time_mean(over_space(step.square()))[..., None] + EPS_RATE
-
-    i, j = _ordered_pairs(channels, fields.z.device)
-    own, other, between = s[:, i, i] + _RIDGE, s[:, j, j] + _RIDGE, s[:, i, j]
-    by_own, by_other = r[:, i, i], r[:, i, j]
-    total = m2[:, i, 0]
-    alone = by_own.square() / own / total
-    both = by_own.square() * other - 2 * by_own * by_other * between + by_other.square() * own
-    together = both / (own * other - between.square()) / total
-    gain = torch.log((1 - alone + _RIDGE) / (1 - together + _RIDGE))
+    step, before, mean = fields.step, fields.z[:, :-1], fields.mean[:, :-1]
+    total = time_mean(over_space(step * step)) + EPS_RATE
+    own = time_mean(frames.variance[:, :-1] + mean * mean) + _RIDGE
+    by_own = time_mean(over_space(step * before))
+    alone = by_own * by_own / own / total
+    gains = []
+    for offset in range(1, fields.channels):  # channel i with channel i - offset
+        covariance = _covariance_at(frames, offset)[:, :-1]
+        between = time_mean(covariance + mean * mean.roll(offset, -1))
+        by_other = time_mean(over_space(step * before.roll(offset, 2)))
+        other = own.roll(offset, -1)
+        both = by_own * by_own * other - 2 * by_own * by_other * between + by_other * by_other * own
+        together = both / (own * other - between * between) / total
+        gains.append(torch.log((1 - alone + _RIDGE) / (1 - together + _RIDGE)))
+    gain = torch.cat(gains, dim=-1)
     return torch.stack((gain.mean(-1), gain.amax(-1)), dim=-1)
 
 
-def _ordered_pairs(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    index = torch.arange(channels, device=device)
-    i, j = torch.meshgrid(index, index, indexing="ij")
-    return i[i != j], j[i != j]
+def _covariance_at(frames: Frames, offset: int) -> Float[Tensor, "B T C"]:
+    """Covariance of channel i with channel i - offset, for any offset below C."""
+    opposite = frames.fields.channels - offset
+    if offset <= opposite:
+        return frames.covariances[offset - 1]
+    return frames.covariances[opposite - 1].roll(-opposite, -1)
 
 
 def _mean_field(z: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B 1 C H W"]:

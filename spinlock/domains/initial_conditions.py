@@ -9,7 +9,7 @@ C channels, H x W grid (square here).
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -64,7 +64,7 @@ class Multiscale(InitialFamily):
     variance: PositiveFloat = 1.0
 
     @model_validator(mode="after")
-    def _one_share_each(self) -> Self:
+    def _one_share_each(self) -> "Multiscale":
         if len(self.shares) != len(self.length_scales):
             raise ValueError(f"{len(self.length_scales)} length scales, {len(self.shares)} shares")
         return self
@@ -123,7 +123,7 @@ class Localized(InitialFamily):
     amplitude: PositiveFloat = 2.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _ordered(self) -> "Localized":
         if self.widths[0] > self.widths[1]:
             raise ValueError(f"widths are [low, high], not {list(self.widths)}")
         return self
@@ -152,7 +152,7 @@ class Composite(InitialFamily):
     variance: PositiveFloat = 1.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _ordered(self) -> "Composite":
         if self.cycles[0] > self.cycles[1]:
             raise ValueError(f"cycles are [low, high], not {list(self.cycles)}")
         return self

@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, Self, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -50,8 +50,9 @@ class Continuous(Parameter):
     high: float
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        return _ordered(self, self.low, self.high)
+    def _ordered(self) -> "Continuous":
+        _check_order(self.low, self.high)
+        return self
 
     def value(self, u: float) -> float:
         # The plain sum can pass `high` by one rounding.
@@ -72,8 +73,9 @@ class Log(Parameter):
     high: PositiveFloat
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        return _ordered(self, self.low, self.high)
+    def _ordered(self) -> "Log":
+        _check_order(self.low, self.high)
+        return self
 
     def value(self, u: float) -> float:
         return min(
@@ -96,10 +98,11 @@ class Integer(Parameter):
     step: PositiveInt = 1
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _ordered(self) -> "Integer":
         if (self.high - self.low) % self.step:
             raise ValueError(f"high {self.high} is not low {self.low} plus steps of {self.step}")
-        return _ordered(self, self.low, self.high)
+        _check_order(self.low, self.high)
+        return self
 
     def value(self, u: float) -> int:
         count = (self.high - self.low) // self.step + 1
@@ -122,7 +125,7 @@ class Choice(Parameter, Generic[T]):
     weights: tuple[PositiveFloat, ...] | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "Choice[T]":
         if len(set(self.values)) < len(self.values):
             raise ValueError(f"the values {list(self.values)} are not all different")
         if self.weights is not None and len(self.weights) != len(self.values):
@@ -219,10 +222,6 @@ class ParameterSpace:
             )
 
 
-P = TypeVar("P", bound=Parameter)
-
-
-def _ordered(parameter: P, low: float, high: float) -> P:
+def _check_order(low: float | int, high: float | int) -> None:
     if low > high:
         raise ValueError(f"low {low} is above high {high}")
-    return parameter

@@ -1,0 +1,51 @@
+"""A CNO trajectory is made again, bit for bit, by another process."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import torch
+
+from spinlock.domains.base import operator_seeds
+from spinlock.domains.cno import CNOConfig
+from spinlock.domains.parameters import Choice, Integer
+
+
+def digests(which: list[int]) -> dict[str, str]:
+    """SHA-256 of the trajectory of each operator in `which`, by its index."""
+    domain = CNOConfig(
+        channels=2,
+        realizations=2,
+        num_layers=Integer(low=2, high=4),
+        base_channels=Integer(low=8, high=24),
+        activation=Choice(values=("gelu", "silu")),
+        dt=0.1,
+    ).build()
+    seeds = operator_seeds(11, which)
+    unit = domain.sample(8, seed=4)[which]
+    trajectories = domain.rollout(unit, seeds, domain.initial(seeds, 24), frames=3)
+    return {
+        str(index): hashlib.sha256(trajectory.numpy().tobytes()).hexdigest()
+        for index, trajectory in zip(which, trajectories, strict=True)
+    }
+
+
+def test_another_process_hash_seed_thread_count_batch_and_order_give_the_same_bits():
+    here = digests(list(range(8)))
+    assert len(set(here.values())) == 8
+    done = subprocess.run(
+        [sys.executable, __file__, "3", "7", "2", "5", "0", "4"],
+        env=os.environ | {"PYTHONHASHSEED": "12345"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    there = dict(line.split() for line in done.stdout.splitlines())
+    assert there == {index: here[index] for index in "72504"}
+
+
+if __name__ == "__main__":  # the other process: threads, then operators
+    torch.set_num_threads(int(sys.argv[1]))
+    for index, digest in digests([int(argument) for argument in sys.argv[2:]]).items():
+        print(index, digest)

@@ -1,0 +1,1 @@
+"""Searches over training configurations: who suggests, who compares, who runs, what is kept."""

@@ -1,0 +1,174 @@
+"""The search's book: the only hand that writes the log, and the ledger that it folds into.
+
+Scheduler, searcher and tables all act on this one object in the driver. Everything here is
+idempotent by (trial, epoch): what a restarted trial tells again changes nothing.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spinlock.config import dotted
+from spinlock.errors import SearchError
+from spinlock.search.events import (
+    Ended,
+    Event,
+    EventLog,
+    Reported,
+    Scalar,
+    SessionClosed,
+    SessionOpened,
+    Started,
+    State,
+    StudyOpened,
+    Suggested,
+    Verdict,
+)
+from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
+from spinlock.search.rules import Stop, judge
+from spinlock.search.space import Study
+
+Listener = Callable[[Event, Ledger], None]
+# What may change between the sessions of one search: nothing that a decision depends on.
+_FREE = ("trials", "retries", "resources.")
+
+
+class Book:
+    """Log and ledger of one experiment directory. Pickles without its listeners."""
+
+    def __init__(self, experiment: Path, ledger: Ledger, epochs: Callable[[Trial], int]) -> None:
+        self.experiment = experiment
+        self.ledger = ledger
+        self.listeners: list[Listener] = []
+        self._epochs = epochs
+        self._log = EventLog(experiment / EVENTS)
+
+    @classmethod
+    def open(
+        cls,
+        experiment: Path,
+        study: Study,
+        *,
+        trainable: str,
+        facts: Mapping[str, Any],
+        epochs: Callable[[Trial], int],
+        resume: bool,
+    ) -> "Book":
+        """Begin a search in `experiment`, or take it up again. `epochs` tells a trial's length.
+
+        Raises SearchError when there is a search and `resume` is not asked for, or when the
+        study or what it stands on differs from what was begun.
+        """
+        dump = study.model_dump(mode="json")
+        if (experiment / EVENTS).is_file() and read_ledger(experiment).opened is not None:
+            ledger = read_ledger(experiment)
+            if not resume:
+                raise SearchError(
+                    f"{experiment}: a search of {len(ledger.trials)} trials stands here. "
+                    "Add --resume to go on with it, or choose another --experiment."
+                )
+            _refuse_changes(experiment, ledger, dump, trainable, facts)
+            book = cls(experiment, ledger, epochs)
+        else:
+            experiment.mkdir(parents=True, exist_ok=True)
+            book = cls(experiment, Ledger(), epochs)
+            book._write(
+                StudyOpened(time=time.time(), trainable=trainable, study=dump, facts=dict(facts))
+            )
+        book._write(
+            SessionOpened(
+                time=time.time(), host=socket.gethostname(), pid=os.getpid(), trials=study.trials
+            )
+        )
+        return book
+
+    def suggested(self, parameters: Mapping[str, Scalar]) -> Trial:
+        """Enter a new trial; its number counts from 0 without gaps."""
+        number = len(self.ledger.trials)
+        self._write(Suggested(time=time.time(), trial=number, parameters=dict(parameters)))
+        return self.ledger.trials[number]
+
+    def started(self, number: int) -> None:
+        """A process has taken the trial up."""
+        attempt = self.ledger.trials[number].attempts + 1
+        self._write(Started(time=time.time(), trial=number, attempt=attempt))
+
+    def report(
+        self, number: int, epoch: int, metrics: Mapping[str, float], stop: Stop | None
+    ) -> Verdict | None:
+        """Judge and record an epoch; the verdict on the trial, if it has one by now.
+
+        An epoch that is already in the book, or that comes after the verdict, is passed over.
+        """
+        trial = self.ledger.trials[number]
+        if trial.verdict is not None or epoch <= trial.epochs:
+            return trial.verdict
+        if epoch != trial.epochs + 1:
+            self.fail(number, f"epoch {epoch} was reported after epoch {trial.epochs}")
+            return trial.verdict
+        verdict = judge(self.ledger, trial, metrics, stop, epochs=self._epochs(trial))
+        self._write(
+            Reported(
+                time=time.time(), trial=number, epoch=epoch, metrics=dict(metrics), verdict=verdict
+            )
+        )
+        return verdict
+
+    def fail(self, number: int, sentence: str) -> None:
+        """Give the trial up, unless it has its verdict already."""
+        self._end(number, Verdict(state=State.FAILED, rule="failed", sentence=sentence))
+
+    def reject(self, number: int, sentence: str) -> None:
+        """End a trial whose parameters make no valid configuration together."""
+        self._end(number, Verdict(state=State.INFEASIBLE, rule="invalid", sentence=sentence))
+
+    def _end(self, number: int, verdict: Verdict) -> None:
+        if self.ledger.trials[number].verdict is None:
+            self._write(Ended(time=time.time(), trial=number, verdict=verdict))
+
+    def close(self) -> None:
+        """End this session in good order."""
+        left = self.ledger.study.trials - len(self.ledger.trials)
+        done = not self.ledger.unfinished and left <= 0
+        self._write(SessionClosed(time=time.time(), reason="finished" if done else "interrupted"))
+        self._log.close()
+
+    def _write(self, event: Event) -> None:
+        self._log.append(event)
+        self.ledger.apply(event)
+        for listener in self.listeners:
+            listener(event, self.ledger)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"listeners": []}
+
+
+def _refuse_changes(
+    experiment: Path, ledger: Ledger, dump: dict[str, Any], trainable: str, facts: Mapping[str, Any]
+) -> None:
+    opened = ledger.opened
+    if opened is None:
+        raise TypeError("a ledger without its study has nothing to compare")
+    before = dotted({"trainable": opened.trainable, **opened.study, "facts": opened.facts})
+    now = dotted({"trainable": trainable, **dump, "facts": dict(facts)})
+    changed = [
+        f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key) and not key.startswith(_FREE)
+    ]
+    if changed:
+        raise SearchError(
+            f"{experiment}: this search was begun with another study:\n"
+            + "\n".join(changed)
+            + "\nPut these back, or begin anew under another --experiment. Only trials, retries "
+            "and resources may change."
+        )
+    asked = dump["trials"]
+    if asked < len(ledger.trials):
+        raise SearchError(
+            f"{experiment}: {len(ledger.trials)} trials have begun, more than the {asked} asked "
+            "for now. Ask for as many or more."
+        )

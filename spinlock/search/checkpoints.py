@@ -1,0 +1,145 @@
+"""The checkpoints of one trial, each with every report so far beside the trainer's state.
+
+    <trial>/checkpoints/00003/trainer/      what Trainer.save wrote after epoch 3
+    <trial>/checkpoints/00003/reports.json  the reports of epochs 1 to 3
+
+Numbered directories appear whole by one rename, so a kill at any moment leaves an older one.
+Kept are the last two (should the newest be damaged) and the best; a search's best epoch is
+always on disk. Because the reports lie in the checkpoint, a restarted trial can tell again
+what the driver may not have heard.
+"""
+
+import fcntl
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from spinlock.errors import ArtifactError, SearchError
+from spinlock.files import atomic_directory
+from spinlock.search.rules import Stop
+from spinlock.search.space import Objective
+from spinlock.search.trainable import ReportLike, TrainerLike
+
+
+@dataclass(frozen=True)
+class Report:
+    """One epoch as it travels and is stored."""
+
+    epoch: int
+    metrics: dict[str, float]
+    stop: Stop | None = None
+
+    @classmethod
+    def of(cls, report: ReportLike) -> "Report":
+        stop = report.stop
+        return cls(
+            report.epoch,
+            {name: float(value) for name, value in report.metrics.items()},
+            None if stop is None else Stop(stop.kind, stop.sentence),
+        )
+
+
+def trial_directory(experiment: Path, number: int) -> Path:
+    """Where a trial keeps its things: `<experiment>/trials/00007`."""
+    return experiment / "trials" / f"{number:05d}"
+
+
+def checkpoint_directory(trial: Path, epoch: int) -> Path:
+    """The checkpoint after `epoch`."""
+    return trial / "checkpoints" / f"{epoch:05d}"
+
+
+def save(
+    trial: Path, trainer: TrainerLike, reports: Sequence[Report], objective: Objective
+) -> None:
+    """Keep the trainer after the last of `reports`, and drop what is neither recent nor best."""
+    epoch = reports[-1].epoch
+    with atomic_directory(checkpoint_directory(trial, epoch)) as beside:
+        trainer.save(beside / "trainer")
+        (beside / "reports.json").write_text(json.dumps([_dump(r) for r in reports]))
+    keep = {epoch, epoch - 1, _best(reports, objective)}
+    for found in _epochs(trial):
+        if found not in keep and found < epoch:
+            shutil.rmtree(checkpoint_directory(trial, found))
+
+
+def reports_in(checkpoint: Path) -> list[Report]:
+    """The reports stored in a checkpoint. Raises ArtifactError when they cannot be read."""
+    path = checkpoint / "reports.json"
+    try:
+        return [_load(report) for report in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: missing or damaged: {error}.") from None
+
+
+def newest_first(trial: Path) -> list[Path]:
+    """Checkpoints of a trial, the newest first; what a killed writer left half is removed."""
+    root = trial / "checkpoints"
+    for partial in root.glob(".*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    return [checkpoint_directory(trial, epoch) for epoch in reversed(_epochs(trial))]
+
+
+@contextmanager
+def exclusive(trial: Path, *, patience: float = 60.0) -> Iterator[None]:
+    """Hold the trial's directory: one process trains a trial at a time.
+
+    After a driver was killed its trials' processes take some seconds to notice; whoever takes
+    the trial up waits for them. Raises SearchError after `patience` seconds.
+    """
+    trial.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    with (trial / "lock").open("a") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SearchError(
+                        f"{trial}: another process still trains this trial after "
+                        f"{patience:g} s. Is its search running elsewhere?"
+                    ) from None
+                time.sleep(0.1)
+        yield
+
+
+def _epochs(trial: Path) -> list[int]:
+    root = trial / "checkpoints"
+    return sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
+
+
+def _best(reports: Sequence[Report], objective: Objective) -> int | None:
+    best: Report | None = None
+    for report in reports:
+        value = report.metrics.get(objective.metric, math.nan)
+        if math.isfinite(value) and (
+            best is None or objective.better(value, best.metrics[objective.metric])
+        ):
+            best = report
+    return None if best is None else best.epoch
+
+
+def _dump(report: Report) -> dict[str, object]:
+    stop = report.stop
+    return {
+        "epoch": report.epoch,
+        "metrics": {k: v if math.isfinite(v) else str(v) for k, v in report.metrics.items()},
+        "stop": None if stop is None else {"kind": stop.kind, "sentence": stop.sentence},
+    }
+
+
+def _load(saved: dict[str, object]) -> Report:
+    metrics, stop = saved["metrics"], saved["stop"]
+    if not isinstance(metrics, dict):
+        raise ValueError("metrics is not a mapping")
+    return Report(
+        int(str(saved["epoch"])),
+        {str(k): float(v) for k, v in metrics.items()},
+        Stop(str(stop["kind"]), str(stop["sentence"])) if isinstance(stop, dict) else None,
+    )

@@ -1,0 +1,139 @@
+"""Ray, started on this machine for one search, or joined where it runs already.
+
+A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled here:
+- a node whose address is not loopback binds GCS, raylet and workers to every interface;
+- the memory monitor kills innocent trials and its error ends the whole `Tuner.fit`: it is off,
+  and the kernel's own killer takes one process, which is an ordinary, retried failure;
+- a stopped Ray Train trial leaks its placement group: freed here at once, by its id; the
+  detached cleaner actor that Train leaves behind ends only if the state API (the dashboard)
+  answers, so `ray_train` always starts the dashboard;
+- Tune ends the whole search when one report lacks a metric: that check is off, a missing
+  objective is a verdict on that trial alone.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray import PlacementGroupID
+from ray._private import ray_constants
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from spinlock.errors import SearchError
+from spinlock.search.space import Resources
+
+DRIVER = "trial_driver"  # a custom resource, so that a Train trial's own process takes no CPU
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner is printed at every verbosity
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Tune's own snapshots are never read back: the log is the state of the search.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+_LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the switch that makes 127.0.0.1 the node's address
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected Ray: how many trials fit at once, and where its dashboard is."""
+
+    concurrent: int
+    dashboard: str | None
+
+
+@contextmanager
+def connect(
+    resources: Resources, *, address: str | None = None, dashboard: bool = True
+) -> Iterator[Cluster]:
+    """Ray for the duration of a search. Raises SearchError when no trial could ever run there."""
+    if ray.is_initialized():
+        raise SearchError("Ray is running in this process already: call ray.shutdown() first.")
+    os.environ |= _QUIET
+    # Tune would warn of result files that we do not want, and advise Tuner.restore.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    environment = {"env_vars": worker_environment(resources, local=address is None)}
+    if address is not None:
+        context = ray.init(
+            address=address,
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    else:
+        os.environ |= _LOCAL
+        ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
+        cpus = resources.workers * resources.cpus_per_worker
+        concurrent = resources.concurrent or max(1, (os.cpu_count() or 1) // cpus)
+        context = ray.init(
+            num_cpus=concurrent * cpus,
+            resources={DRIVER: concurrent},
+            include_dashboard=dashboard or resources.execution == "ray_train",
+            dashboard_host="127.0.0.1",
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        url = context.dashboard_url
+        yield Cluster(_room(resources), f"http://{url}" if url else None)
+    finally:
+        ray.shutdown()
+
+
+def worker_environment(resources: Resources, *, local: bool) -> dict[str, str]:
+    """What every worker process finds in its environment before it imports torch."""
+    environment = {
+        "OMP_NUM_THREADS": str(resources.cpus_per_worker),
+        # Threads that spin while they wait take the core from the trial beside them.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(resources.train_poll_seconds),
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    }
+    if not local:
+        return environment
+    return environment | {
+        # Gloo binds to what the host's name resolves to, which may be no address of the group.
+        "GLOO_SOCKET_IFNAME": "lo",
+        # A worker can import what its driver can.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+
+
+def remove_group(identifier: str) -> None:
+    """Free a Train trial's placement group, and with it whatever still runs in it."""
+    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(identifier)))
+
+
+def _room(resources: Resources) -> int:
+    """How many trials the connected cluster holds at once."""
+    total = ray.cluster_resources()
+    cpus = resources.workers * resources.cpus_per_worker
+    gpus = resources.workers * resources.gpus_per_worker
+    room = [total.get("CPU", 0) // cpus]
+    if gpus:
+        room.append(total.get("GPU", 0) // gpus)
+    if resources.execution == "ray_train":
+        room.append(total.get(DRIVER, 0))
+    fits = int(min(room))
+    if fits < 1:
+        raise SearchError(
+            f"no trial fits: one takes {cpus} CPUs, {gpus:g} GPUs"
+            f"{f' and 1 {DRIVER}' if resources.execution == 'ray_train' else ''}, and Ray has "
+            f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs and "
+            f"{total.get(DRIVER, 0):g} {DRIVER}. Start the head with "
+            f"--resources='{{\"{DRIVER}\":1000}}', or ask for less under resources."
+        )
+    return min(fits, resources.concurrent or fits)

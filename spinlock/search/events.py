@@ -1,0 +1,180 @@
+"""The one record of a search: an append-only file of events, each durable before it counts.
+
+    <experiment>/events.jsonl     one JSON object per line, in the order things happened
+
+Ledger, rungs, guards' histories, what the sampler knows and what is left to do are folds of it.
+A report and the decision about it are one line, so no crash can fall between the two.
+"""
+
+import os
+from collections.abc import Iterator
+from enum import StrEnum
+from io import BufferedWriter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from spinlock.errors import SearchError
+
+Scalar = bool | int | float | str
+
+
+class State(StrEnum):
+    """What became of a trial."""
+
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"  # ran its epochs, or its own early stopping ended it
+    PRUNED = "PRUNED"  # others were better at a rung
+    GUARDED = "GUARDED"  # a guard judged it by its own history
+    INFEASIBLE = "INFEASIBLE"  # not finite, or does not fit into memory
+    FAILED = "FAILED"  # its process died or raised, more often than `retries`
+    INTERRUPTED = "INTERRUPTED"  # unfinished in a search that is not running; resumable
+
+
+class _Record(BaseModel):
+    """NaN and infinities are written as strings: bare `NaN` is not JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Verdict(_Record):
+    """The end of a trial: by which rule, in a sentence, with the numbers in it."""
+
+    state: State
+    rule: str
+    sentence: str
+    numbers: dict[str, float] = {}
+
+
+class _Event(_Record):
+    time: float = Field(description="seconds since 1970; nothing is ever decided by it")
+
+
+class StudyOpened(_Event):
+    """First line: what is searched, and what it stands on."""
+
+    event: Literal["study"] = "study"
+    format: Literal[1] = 1
+    trainable: str
+    study: dict[str, Any]
+    facts: dict[str, Any]
+
+
+class SessionOpened(_Event):
+    """A driver took the search up."""
+
+    event: Literal["session"] = "session"
+    host: str
+    pid: int
+    trials: int = Field(description="how many trials the study asks for from here on")
+
+
+class Suggested(_Event):
+    """A trial exists from here on."""
+
+    event: Literal["suggested"] = "suggested"
+    trial: int
+    parameters: dict[str, Scalar]
+
+
+class Started(_Event):
+    """A process was given the trial, for the `attempt`-th time (from 1)."""
+
+    event: Literal["started"] = "started"
+    trial: int
+    attempt: int
+
+
+class Reported(_Event):
+    """An epoch is acknowledged; with a verdict the trial ends here."""
+
+    event: Literal["epoch"] = "epoch"
+    trial: int
+    epoch: int = Field(ge=1)
+    metrics: dict[str, float]
+    verdict: Verdict | None = None
+
+
+class Ended(_Event):
+    """The trial is given up without a report."""
+
+    event: Literal["ended"] = "ended"
+    trial: int
+    verdict: Verdict
+
+
+class SessionClosed(_Event):
+    """The driver left in good order; absent after a kill."""
+
+    event: Literal["closed"] = "closed"
+    reason: Literal["finished", "interrupted"]
+
+
+Event = StudyOpened | SessionOpened | Suggested | Started | Reported | Ended | SessionClosed
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+class EventLog:
+    """The file, open for appending by its one writer. Pickles without its handle."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: BufferedWriter | None = None
+
+    def append(self, event: Event) -> None:
+        """Write one event and return when it is on disk."""
+        if self._stream is None:
+            _drop_torn_line(self.path)
+            self._stream = self.path.open("ab")
+        self._stream.write(event.model_dump_json().encode() + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_stream": None}
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """The events of a log, oldest first.
+
+    A last line without its newline was never acknowledged and is passed over. Raises SearchError
+    for any other damage: a log that has lost a line in its middle proves nothing.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield _EVENT.validate_json(line)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                where = ".".join(map(str, fault["loc"]))
+                raise SearchError(
+                    f"{path}:{number}: this line is damaged ({where}: {fault['msg']}). "
+                    "Restore the file from a backup; the lines before it are sound."
+                ) from None
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a killed writer left after the last newline."""
+    if not path.exists():
+        return
+    with path.open("rb+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        keep = size
+        while keep > 0:
+            step = min(4096, keep)
+            stream.seek(keep - step)
+            newline = stream.read(step).rfind(b"\n")
+            if newline >= 0:
+                keep = keep - step + newline + 1
+                break
+            keep -= step
+        if keep < size:
+            stream.truncate(keep)

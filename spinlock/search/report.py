@@ -1,0 +1,182 @@
+"""What a person sees of a search: a live table on a terminal, plain lines elsewhere, a summary."""
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from spinlock.search.events import Ended, Event, Reported, Scalar, Started, State, Suggested
+from spinlock.search.ledger import Ledger, Trial
+
+_COLOURS = {
+    State.RUNNING: "cyan",
+    State.COMPLETED: "green",
+    State.PRUNED: "yellow",
+    State.GUARDED: "magenta",
+    State.INFEASIBLE: "red",
+    State.FAILED: "bold red",
+    State.INTERRUPTED: "dim",
+}
+_COLUMNS = ("val/traj", "val/commit", "val/latent")
+_SHOWN = 24
+
+
+class Progress:
+    """Listens to the book and shows the search while it runs."""
+
+    def __init__(self, console: Console, *, epochs: int) -> None:
+        self._console, self._epochs = console, epochs
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: Event, ledger: Ledger) -> None:
+        """Show what has changed."""
+        if self._live is not None:
+            self._live.update(table(ledger, epochs=self._epochs, newest=_SHOWN))
+            return
+        match event:
+            case Suggested():
+                line = f"trial {event.trial}: {settings(event.parameters)}"
+            case Started():
+                again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+                line = f"trial {event.trial}: started{again}"
+            case Reported():
+                shown = [
+                    m for m in (*_COLUMNS, ledger.study.objective.metric) if m in event.metrics
+                ]
+                values = " ".join(f"{m} {event.metrics[m]:.4g}" for m in dict.fromkeys(shown))
+                line = f"trial {event.trial}: epoch {event.epoch}/{self._epochs} {values}"
+                if event.verdict is not None:
+                    line += f" {event.verdict.state}: {event.verdict.sentence}"
+            case Ended():
+                line = f"trial {event.trial}: {event.verdict.state}: {event.verdict.sentence}"
+            case _:
+                return
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def table(ledger: Ledger, *, epochs: int, newest: int | None = None, live: bool = True) -> Table:
+    """The trials as a table; with `newest`, the best and the latest that fit."""
+    study = ledger.study
+    result = Table(title=f"{study.name}: {_counts(ledger, live=live)}", title_justify="left")
+    result.add_column("trial", justify="right")
+    for key in study.space:
+        result.add_column(key.rpartition(".")[2], justify="right")
+    result.add_column("epoch", justify="right")
+    metrics = list(dict.fromkeys([study.objective.metric, *_COLUMNS]))
+    for name in metrics:
+        result.add_column(name.removeprefix("val/"), justify="right")
+    result.add_column("state", overflow="fold")
+    best = ranked(ledger)[:1]
+    for trial in _chosen(ledger, newest):
+        state = trial.state(live=live)
+        at = trial.best(study.objective)
+        shown = trial.history[at[0] - 1] if at else (trial.history[-1] if trial.history else {})
+        reason = f"{state}: {trial.verdict.sentence}" if trial.verdict else str(state)
+        result.add_row(
+            f"{trial.number}{'*' if trial in best else ''}",
+            *(value(trial.parameters[key]) for key in study.space),
+            f"{trial.epochs}/{epochs}",
+            *(f"{shown[name]:.4g}" if name in shown else "" for name in metrics),
+            f"[{_COLOURS[state]}]{reason}[/]",
+        )
+    return result
+
+
+def ranked(ledger: Ledger) -> list[Trial]:
+    """Trials by their best epoch: those that completed, or if none did, any healthy one."""
+    objective = ledger.study.objective
+    scored = [(at[1], t) for t in ledger.trials.values() if (at := t.best(objective)) is not None]
+    scored.sort(key=lambda pair: pair[0], reverse=objective.mode == "max")
+    done = [t for _, t in scored if t.state() == State.COMPLETED]
+    return done or [t for _, t in scored if t.state() in (State.PRUNED, State.RUNNING)]
+
+
+def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
+    """The search in lines: the best, the next best, who was stopped by what, what it cost."""
+    study, lines = ledger.study, list[str]()
+    metric = study.objective.metric
+    for place, trial in enumerate(ranked(ledger)[:top]):
+        at = trial.best(study.objective)
+        if at is not None:
+            name = "best " if place == 0 else f"{place + 1}.   "
+            lines.append(
+                f"{name} trial {trial.number}: {metric} {at[1]:.4g} at epoch {at[0]} "
+                f"with {settings(trial.parameters)}"
+            )
+    if not lines:
+        lines.append("best  none: no trial has a finite epoch")
+    lines.append(f"trials  {_counts(ledger, live=False)}")
+    rules: dict[str, int] = {}
+    for trial in ledger.trials.values():
+        if trial.verdict is not None and trial.state() != State.COMPLETED:
+            rules[trial.verdict.rule] = rules.get(trial.verdict.rule, 0) + 1
+    stopped = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
+    lines.append(f"stopped  {stopped or 'none'}")
+    spent, full = sum(t.epochs for t in ledger.trials.values()), epochs * len(ledger.trials)
+    share = f" ({100 * spent / full:.0f} %)" if full else ""
+    lines.append(
+        f"epochs  {spent} of the {full} that all of these trials in full would take{share}"
+    )
+    lines.append(f"time  {_times(ledger)}")
+    return lines
+
+
+def settings(parameters: dict[str, Scalar]) -> str:
+    """Searched settings in one line."""
+    return ", ".join(f"{key} {value(setting)}" for key, setting in parameters.items())
+
+
+def value(setting: Scalar) -> str:
+    """One setting, with as many digits as a reader compares."""
+    return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
+
+
+def _times(ledger: Ledger) -> str:
+    wall = sum(session.last - session.opened for session in ledger.sessions)
+    training = sum(
+        metrics.get("seconds", 0.0) for t in ledger.trials.values() for metrics in t.history
+    )
+    sessions = len(ledger.sessions)
+    return (
+        f"{wall:.1f} s in {sessions} session{'s' if sessions > 1 else ''}; "
+        f"{training:.1f} s of training, summed over trials"
+    )
+
+
+def _counts(ledger: Ledger, *, live: bool) -> str:
+    counts: dict[str, int] = {}
+    for trial in ledger.trials.values():
+        state = trial.state(live=live).lower()
+        counts[state] = counts.get(state, 0) + 1
+    parts = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{len(ledger.trials)} of {ledger.study.trials} begun ({parts or 'none yet'})"
+
+
+def _chosen(ledger: Ledger, newest: int | None) -> Iterable[Trial]:
+    trials: list[Any] = list(ledger.trials.values())
+    if newest is None or len(trials) <= newest:
+        return trials
+    kept = {t.number for t in ranked(ledger)[:3]} | {t.number for t in ledger.unfinished}
+    for trial in reversed(trials):
+        if len(kept) >= newest:
+            break
+        kept.add(trial.number)
+    return [t for t in trials if t.number in kept]

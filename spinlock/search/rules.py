@@ -1,0 +1,95 @@
+"""What happens after an epoch: one function from the ledger and a report to a verdict, or none.
+
+Pure: no clock, no randomness, no state of its own. Guards judge a trial by its own history,
+ASHA compares it with the others at a rung. Live, resumed or replayed, the same log gives the
+same verdicts.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from spinlock.search.events import State, Verdict
+from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.space import ASHA, Study
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A trainer's own end: kind is nonfinite, memory or early_stopping."""
+
+    kind: str
+    sentence: str
+
+
+def judge(
+    ledger: Ledger,
+    trial: Trial,
+    metrics: Mapping[str, float],
+    stop: Stop | None,
+    *,
+    epochs: int,
+) -> Verdict | None:
+    """The verdict on `trial` after its next epoch reported `metrics`; None: it goes on.
+
+    `epochs` is the length of the whole run. A trial that ends by itself is told so before it is
+    compared; one that a guard or a NaN ends is compared with nobody.
+    """
+    study, epoch = ledger.study, trial.epochs + 1
+    metric = study.objective.metric
+    at = {"epoch": float(epoch)}
+    if stop is not None and stop.kind in ("nonfinite", "memory"):
+        return Verdict(
+            state=State.INFEASIBLE, rule=stop.kind, sentence=_sentence(stop.sentence), numbers=at
+        )
+    if metric not in metrics:
+        found = ", ".join(sorted(metrics)) or "nothing"
+        sentence = f"epoch {epoch} reported no {metric}, but {found}"
+        return Verdict(state=State.FAILED, rule="no_metric", sentence=sentence, numbers=at)
+    for name, value in metrics.items():
+        if name.startswith(("train/", "val/")) and not math.isfinite(value):
+            sentence = f"{name} is {value} at epoch {epoch}"
+            return Verdict(state=State.INFEASIBLE, rule="nonfinite", sentence=sentence, numbers=at)
+    history = [*trial.history, metrics]
+    for guard in study.guards:
+        reason = guard.check(history)
+        if reason is not None:
+            state = State.INFEASIBLE if guard.kind == "nonfinite" else State.GUARDED
+            return Verdict(state=state, rule=guard.kind, sentence=reason, numbers=at)
+    if stop is not None:
+        sentence = _sentence(stop.sentence)
+        return Verdict(state=State.COMPLETED, rule=stop.kind, sentence=sentence, numbers=at)
+    if epoch >= epochs:
+        sentence = f"ran all {epochs} epochs"
+        return Verdict(state=State.COMPLETED, rule="completed", sentence=sentence, numbers=at)
+    if isinstance(study.scheduler, ASHA) and epoch in study.scheduler.rungs(epochs):
+        return _compare(
+            study, study.scheduler, ledger.values.get(epoch, {}), epoch, metrics[metric]
+        )
+    return None
+
+
+def _compare(
+    study: Study, asha: ASHA, before: Mapping[int, float], epoch: int, value: float
+) -> Verdict | None:
+    """ASHA at a rung: stop unless among the best 1/factor of those that came `before`."""
+    if not before:
+        return None
+    share = 100 / asha.reduction_factor
+    quantile = share if study.objective.mode == "min" else 100 - share
+    cut = float(np.percentile(list(before.values()), quantile))
+    if not study.objective.better(cut, value):
+        return None
+    sentence = (
+        f"ASHA: {study.objective.metric} {value:.4g} at epoch {epoch} is not among the best "
+        f"1/{asha.reduction_factor:g} of {len(before) + 1} (cut {cut:.4g})"
+    )
+    numbers = {"epoch": epoch, "value": value, "cut": cut, "compared": len(before) + 1}
+    return Verdict(state=State.PRUNED, rule="asha", sentence=sentence, numbers=numbers)
+
+
+def _sentence(text: str) -> str:
+    """A trainer's sentence as it stands in tables: one line, no full stop at its end."""
+    return " ".join(text.split()).rstrip(".")

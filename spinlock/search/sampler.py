@@ -1,0 +1,211 @@
+"""Optuna, told the truth: one Optuna trial per trial of ours, with the same number and fate.
+
+    COMPLETED            COMPLETE with the value of the best epoch
+    PRUNED               PRUNED with every intermediate value
+    GUARDED, INFEASIBLE  PRUNED, and the constraint named after the rule is 1 (violated)
+    FAILED               FAIL, which samplers pass over: nothing was learned about the point
+
+A point that made a NaN or ran out of memory is never FAIL: samplers would propose it again.
+The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
+log stays the master, and `Sampler.open` brings the study into line with it.
+
+Each suggestion draws from a generator seeded by (study's seed, trial's number), so it depends on
+what was told before and not on how often the search was interrupted.
+"""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import Trial as OptunaTrial
+from optuna.trial import TrialState
+
+from spinlock.search.events import Scalar, State
+from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.space import TPE, Parameter, Random, Study
+
+JOURNAL = "optuna.journal"
+_log = logging.getLogger(__name__)
+
+
+class Sampler:
+    """An Optuna study kept equal to a ledger. Not picklable, and never sent anywhere."""
+
+    def __init__(self, study: optuna.Study, settings: Study) -> None:
+        self.study = study
+        self._settings = settings
+        self._space = {key: distribution(p) for key, p in settings.space.items()}
+        self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
+        self._open: dict[int, OptunaTrial] = {}
+        self._told: dict[int, int] = {}  # epochs reported, by trial
+
+    @classmethod
+    def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
+        """The study beside the log, made or mended until every trial of the ledger is in it."""
+        path = experiment / JOURNAL
+        # The experiment's lock is ours, so a lock on the journal is of a writer that was killed.
+        path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
+        try:
+            study = _study(path, ledger.study)
+            agrees = _agrees(study, ledger)
+        except (ValueError, KeyError) as error:
+            _log.warning("%s is damaged (%s): made anew from the log.", path, error)
+            agrees = False
+        if not agrees:
+            path.unlink(missing_ok=True)
+            study = _study(path, ledger.study)
+        sampler = cls(study, ledger.study)
+        sampler._mend(ledger)
+        return sampler
+
+    def ask(self, number: int) -> dict[str, Scalar]:
+        """The parameters of trial `number`, which must be the next one."""
+        seed = np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0]
+        self.study.sampler = _sampler(self._settings.searcher, int(seed))
+        waiting = self.study.get_trials(deepcopy=False)
+        if number < len(waiting) and waiting[number].state == TrialState.RUNNING:
+            # Asked for by a driver that was killed before the trial stood in the log.
+            trial = OptunaTrial(self.study, waiting[number]._trial_id)
+            parameters = {key: _suggest(trial, key, d) for key, d in self._space.items()}
+        else:
+            trial = self.study.ask(fixed_distributions=self._space)
+            parameters = {key: trial.params[key] for key in self._space}
+        if trial.number != number:
+            raise RuntimeError(f"Optuna began trial {trial.number} where {number} was due")
+        self._open[number] = trial
+        return parameters
+
+    def tell(self, trial: Trial) -> None:
+        """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
+        mine = self._open.get(trial.number)
+        if mine is None:
+            return
+        metric = self._settings.objective.metric
+        for epoch in range(self._told.get(trial.number, 0) + 1, trial.epochs + 1):
+            value = trial.history[epoch - 1].get(metric, math.nan)
+            if math.isfinite(value):
+                mine.report(value, step=epoch)
+            self._told[trial.number] = epoch
+        if trial.verdict is None:
+            return
+        mine.set_user_attr("state", str(trial.verdict.state))
+        mine.set_user_attr("rule", trial.verdict.rule)
+        mine.set_user_attr("reason", trial.verdict.sentence)
+        mine.set_user_attr("epochs", trial.epochs)
+        match trial.verdict.state:
+            case State.FAILED:
+                self.study.tell(mine, state=TrialState.FAIL)
+            case State.COMPLETED:
+                self._constrain(mine, violated=None)
+                best = trial.best(self._settings.objective)
+                if best is None:
+                    raise RuntimeError(f"trial {trial.number} completed without a finite value")
+                mine.set_user_attr("best_epoch", best[0])
+                self.study.tell(mine, best[1])
+            case State.PRUNED:
+                self._constrain(mine, violated=None)
+                self.study.tell(mine, state=TrialState.PRUNED)
+            case State.GUARDED | State.INFEASIBLE:
+                self._constrain(mine, violated=trial.verdict.rule)
+                self.study.tell(mine, state=TrialState.PRUNED)
+            case State.RUNNING | State.INTERRUPTED:
+                raise RuntimeError(f"a verdict cannot be {trial.verdict.state}")
+            case _:
+                assert_never(trial.verdict.state)
+        del self._open[trial.number]
+
+    def _constrain(self, trial: OptunaTrial, *, violated: str | None) -> None:
+        for rule in self._rules:
+            trial.set_constraint(rule, 1.0 if rule == violated else 0.0)
+
+    def _mend(self, ledger: Ledger) -> None:
+        """Enter what the log knows and the study does not, then queue the start points left."""
+        known = self.study.get_trials(deepcopy=False)
+        for number, trial in sorted(ledger.trials.items()):
+            if number >= len(known):
+                self.study.enqueue_trial(trial.parameters)
+            if number >= len(known) or known[number].state == TrialState.WAITING:
+                self._open[number] = self.study.ask(fixed_distributions=self._space)
+            elif known[number].state == TrialState.RUNNING:
+                self._open[number] = OptunaTrial(self.study, known[number]._trial_id)
+                self._told[number] = max(known[number].intermediate_values, default=0)
+            self.tell(trial)
+        for point in self._settings.start[len(self.study.get_trials(deepcopy=False)) :]:
+            self.study.enqueue_trial(point)
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """A searched setting in Optuna's words."""
+    if parameter.choice is not None:
+        return CategoricalDistribution(parameter.choice)
+    low, high = parameter.range
+    if parameter.int_uniform is not None:
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=parameter.log_uniform is not None)
+
+
+def _study(path: Path, settings: Study) -> optuna.Study:
+    # O_EXCL rather than a symlink: shared file systems of clusters do not all have symlinks.
+    storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+    return optuna.create_study(
+        study_name=settings.name,
+        storage=storage,
+        direction="minimize" if settings.objective.mode == "min" else "maximize",
+        pruner=optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+
+
+def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
+    """Whether the study can be mended by adding: it holds nothing that the log denies."""
+    known = study.get_trials(deepcopy=False)
+    started = [t for t in known if t.state != TrialState.WAITING]
+    if len(started) > len(ledger.trials) + 1:
+        return False
+    for number, trial in ledger.trials.items():
+        if number >= len(known) or known[number].state == TrialState.WAITING:
+            continue
+        if known[number].params != trial.parameters:
+            return False
+        if known[number].state.is_finished() and trial.verdict is None:
+            return False
+    return True
+
+
+def _sampler(settings: TPE | Random, seed: int) -> optuna.samplers.BaseSampler:
+    match settings:
+        case TPE():
+            return optuna.samplers.TPESampler(
+                n_startup_trials=settings.startup_trials,
+                n_ei_candidates=settings.candidates,
+                multivariate=settings.multivariate,
+                constant_liar=settings.constant_liar,
+                seed=seed,
+            )
+        case Random():
+            return optuna.samplers.RandomSampler(seed=seed)
+        case _:
+            assert_never(settings)
+
+
+def _suggest(trial: OptunaTrial, key: str, space: BaseDistribution) -> Any:
+    match space:
+        case CategoricalDistribution():
+            return trial.suggest_categorical(key, space.choices)
+        case IntDistribution():
+            return trial.suggest_int(key, space.low, space.high)
+        case FloatDistribution():
+            return trial.suggest_float(key, space.low, space.high, log=space.log)
+        case _:
+            raise TypeError(f"no setting becomes a {type(space).__name__}")

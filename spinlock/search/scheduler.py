@@ -1,0 +1,86 @@
+"""Ray Tune's scheduler: passes each report to the book and acts on the verdict.
+
+Scheduler is where Tune asks first, before searcher and callbacks, and the only place that may
+stop a trial; so a report is on disk before anything else hears of it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.result import EXPR_ERROR_PICKLE_FILE
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from typing_extensions import override
+
+from spinlock.search.book import Book
+from spinlock.search.events import State
+from spinlock.search.execution import GROUP, TRIAL, unpack
+
+
+class BookScheduler(FIFOScheduler):
+    """First come, first run; stopped by the book's verdicts.
+
+    `stopped` is called with the placement group of a trial that is about to be stopped.
+    """
+
+    def __init__(self, book: Book, *, stopped: Callable[[str], None]) -> None:
+        super().__init__()
+        self._book, self._stopped = book, stopped
+
+    @override
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        number = int(trial.config[TRIAL])
+        report = unpack(result)
+        if report is None:  # Tune's own word that the function has returned
+            return str(TrialScheduler.CONTINUE)
+        verdict = self._book.report(number, *report)
+        if verdict is None or verdict.state == State.COMPLETED:
+            # A completed run returns by itself, which lets Ray Train put its things away.
+            return str(TrialScheduler.CONTINUE)
+        self._stopped(str(result.get(GROUP, "")))
+        return str(TrialScheduler.STOP)
+
+    @override
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
+        trial_ = self._book.ledger.trials[int(trial.config[TRIAL])]
+        self._book.fail(trial_.number, f"returned after epoch {trial_.epochs} without a reason")
+
+    @override
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        number = int(trial.config[TRIAL])
+        self._book.fail(number, _cause(trial))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_book": None, "_stopped": None}
+
+
+class StartedCallback(Callback):
+    """Enters in the book when a process takes a trial up."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    @override
+    def on_trial_start(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        self._book.started(int(trial.config[TRIAL]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_book": None}
+
+
+def _cause(trial: TuneTrial) -> str:
+    """Why the trial's last attempt failed, in one line."""
+    path = Path(trial.local_path) / EXPR_ERROR_PICKLE_FILE
+    error = cloudpickle.loads(path.read_bytes()) if path.is_file() else None
+    if isinstance(error, RayTaskError):
+        error = error.cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

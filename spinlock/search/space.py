@@ -1,0 +1,257 @@
+"""A study on paper: what is searched, by which objective, with which rules and resources.
+
+Imports neither Ray nor Optuna, so a space can be checked anywhere. `load_study` answers for the
+whole file before anything starts: each extreme of the space is validated as a real training
+configuration, one at a time, and a misspelt path is answered with the nearest right one.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from spinlock.config import Config, Lines, dotted, known_paths, nearest, parse, read, replace
+from spinlock.errors import ConfigError
+from spinlock.search.trainable import Trainable
+from spinlock.training.guards import Guard
+
+Scalar = bool | int | float | str
+
+
+class Parameter(Config):
+    """One searched setting: exactly one of the four."""
+
+    log_uniform: tuple[float, float] | None = None
+    uniform: tuple[float, float] | None = None
+    int_uniform: tuple[int, int] | None = None
+    choice: tuple[Scalar, ...] | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Parameter":
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give exactly one of log_uniform, uniform, int_uniform or choice, "
+                f"found {' and '.join(given) or 'none'}"
+            )
+        if self.choice is not None:
+            if not self.choice or len(set(map(repr, self.choice))) != len(self.choice):
+                raise ValueError("choice needs at least one value, and each value once")
+            return self
+        low, high = self.range
+        if not low < high:
+            raise ValueError(f"the lower end {low:g} must be below the upper end {high:g}")
+        if self.log_uniform is not None and low <= 0:
+            raise ValueError(f"a log scale starts above 0, not at {low:g}")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The ends of a numeric range."""
+        ends = self.log_uniform or self.uniform or self.int_uniform
+        if ends is None:
+            raise TypeError("a choice has no range")
+        return ends
+
+    @property
+    def extremes(self) -> tuple[Scalar, ...]:
+        """The ends of a range, or every choice."""
+        return self.choice if self.choice is not None else self.range
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether `value` can be suggested."""
+        if self.choice is not None:
+            return any(value == c and type(value) is type(c) for c in self.choice)
+        if isinstance(value, bool | str) or (self.int_uniform and value != int(value)):
+            return False
+        return self.range[0] <= value <= self.range[1]
+
+    def sample(self, random: np.random.Generator) -> Scalar:
+        """A value drawn as an uninformed searcher would."""
+        if self.choice is not None:
+            return self.choice[int(random.integers(len(self.choice)))]
+        low, high = self.range
+        if self.int_uniform is not None:
+            return int(random.integers(int(low), int(high) + 1))
+        if self.log_uniform is not None:
+            return math.exp(random.uniform(math.log(low), math.log(high)))
+        return float(random.uniform(low, high))
+
+
+class Objective(Config):
+    """The metric by which trials are ranked; its best epoch counts."""
+
+    metric: str = "val/traj"
+    mode: Literal["min", "max"] = "min"
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether `value` is strictly better."""
+        return value < than if self.mode == "min" else value > than
+
+
+class Resources(Config):
+    """How trials are run, and with what.
+
+    `ray_train` starts a group of Ray Train workers per trial: about eight processes and 10-15 s
+    per trial, and data parallelism. `in_process` trains one worker inside the trial's own
+    process and reuses processes: milliseconds per trial, the same numbers.
+    """
+
+    execution: Literal["ray_train", "in_process"] = "ray_train"
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: int = Field(1, ge=1)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    concurrent: int | None = Field(None, ge=1)  # None: as many as the machine has room for
+    train_poll_seconds: float = Field(0.2, gt=0)  # Ray Train's own default is 2 s per epoch
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Resources":
+        if self.execution == "in_process" and self.workers > 1:
+            raise ValueError(
+                f"in_process trains one worker per trial, and workers is {self.workers}. "
+                "Set execution: ray_train for data parallelism"
+            )
+        return self
+
+
+class TPE(Config):
+    """Tree-structured Parzen estimator; the first `startup_trials` are random."""
+
+    kind: Literal["tpe"] = "tpe"
+    startup_trials: int = Field(8, ge=1)
+    candidates: int = Field(24, ge=1)
+    multivariate: bool = True
+    constant_liar: bool = True  # running trials count as bad, so that parallel ones spread out
+
+
+class Random(Config):
+    """Independent draws."""
+
+    kind: Literal["random"] = "random"
+
+
+class ASHA(Config):
+    """Asynchronous successive halving: rungs at `grace_epochs` times powers of the factor.
+
+    At a rung a trial goes on if it is among the best 1/`reduction_factor` of those that came
+    before it there (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020; the
+    stopping form, with Ray's interpolated cut). The first at a rung always goes on.
+    """
+
+    kind: Literal["asha"] = "asha"
+    grace_epochs: int = Field(1, ge=1)
+    reduction_factor: float = Field(3.0, gt=1)
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """The epochs before the last at which trials are compared."""
+        rungs, at = [], float(self.grace_epochs)
+        while round(at) < epochs:
+            rungs.append(round(at))
+            at *= self.reduction_factor
+        return tuple(dict.fromkeys(rungs))
+
+
+class NoScheduler(Config):
+    """Every trial runs to its end, unless a guard stops it."""
+
+    kind: Literal["none"] = "none"
+
+
+class Study(Config):
+    """One search: the file in `search_spaces/`, with overrides applied."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(0, ge=0)
+    trials: int = Field(ge=1)
+    objective: Objective = Objective()
+    resources: Resources = Resources()
+    searcher: Annotated[TPE | Random, Field(discriminator="kind")] = TPE()
+    scheduler: Annotated[ASHA | NoScheduler, Field(discriminator="kind")] = ASHA()
+    guards: tuple[Guard, ...] = ()
+    retries: int = Field(1, ge=0)  # of a trial whose process died or raised
+    training: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, Parameter] = Field(min_length=1)
+    start: tuple[dict[str, Scalar], ...] = ()  # points tried first
+
+    def configuration(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
+        """The training section with searched `values` at their dotted paths."""
+        return replace(self.training, values)
+
+    def sample(self, count: int) -> list[dict[str, Scalar]]:
+        """Points of the space for showing; the searcher draws its own."""
+        random = np.random.default_rng(self.seed)
+        return [{k: p.sample(random) for k, p in self.space.items()} for _ in range(count)]
+
+
+def load_study(path: Path, trainable: Trainable, overrides: Sequence[str] = ()) -> Study:
+    """The study in a YAML file, checked as a whole. Raises ConfigError with every fault."""
+    document, lines = read(path)
+    study = parse(Study, document, where=str(path), lines=lines, overrides=overrides)
+    check(study, trainable, where=str(path), lines=lines)
+    return study
+
+
+def check(study: Study, trainable: Trainable, *, where: str, lines: Lines | None = None) -> None:
+    """Raise ConfigError, listing every fault, unless each extreme of the space could train."""
+    lines = lines or {}
+
+    def place(*path: str | int) -> str:
+        line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+        return where if line is None else f"{where}:{line}"
+
+    faults = [f"{place(*path)}: {fault}" for path, fault in _faults(study, trainable)]
+    if not faults:
+        inner = {path[1:]: line for path, line in lines.items() if path[0] == "training"}
+        base = study.configuration({key: p.extremes[0] for key, p in study.space.items()})
+        parse(trainable.model, base, where=f"{where}: training", lines=inner)
+        for key, parameter in study.space.items():
+            for value in parameter.extremes:
+                origin = f"{place('space', key)}: space.{key} = {value!r}"
+                try:
+                    parse(trainable.model, replace(base, {key: value}), where=origin)
+                except ConfigError as error:
+                    faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, ...], str]]:
+    """Faults that need no training configuration, each with its path in the document."""
+    faults: list[tuple[tuple[str | int, ...], str]] = []
+    known, fixed = known_paths(trainable.model), dotted(study.training)
+    for key in study.space:
+        if key not in known:
+            faults.append(
+                (("space", key), f"space.{key}: no training setting. {nearest(key, known)}")
+            )
+        elif key in fixed:
+            reason = (
+                f"searched here and fixed to {fixed[key]!r} under training: keep one of the two"
+            )
+            faults.append((("space", key), f"space.{key}: {reason}."))
+    for index, point in enumerate(study.start):
+        for key, value in point.items():
+            at = f"start.{index}.{key}"
+            if key not in study.space:
+                message = f"{at}: not searched. {nearest(key, list(study.space))}"
+                faults.append((("start", index, key), message))
+            elif not study.space[key].holds(value):
+                message = f"{at}: {value!r} is outside the space, {study.space[key].extremes}."
+                faults.append((("start", index, key), message))
+    metric = study.objective.metric
+    weights = [key for key in study.space if key.rpartition(".")[2].startswith("lambda")]
+    if metric.rpartition("/")[2] == "total" and weights:
+        faults.append(
+            (
+                ("objective", "metric"),
+                f"objective.metric: {metric} is the sum that {' and '.join(weights)} weigh: it "
+                "falls as the weights fall, whatever the model learns. Choose val/traj.",
+            )
+        )
+    elif metric not in trainable.metrics:
+        hint = nearest(metric, trainable.metrics)
+        faults.append((("objective", "metric"), f"objective.metric: no metric '{metric}'. {hint}"))
+    return faults

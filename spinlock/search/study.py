@@ -1,0 +1,184 @@
+"""A search, run: the only place that builds a Tuner.
+
+A killed or interrupted search is resumed from its own log with a new Tuner: unfinished trials
+are handed out again under their numbers, from their newest checkpoints, then new ones follow.
+"""
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+
+from spinlock.config import parse
+from spinlock.errors import SearchError
+from spinlock.search import cluster
+from spinlock.search.book import Book
+from spinlock.search.checkpoints import trial_directory
+from spinlock.search.execution import Assignment, in_process, ray_train
+from spinlock.search.ledger import Ledger, Trial, write_tables
+from spinlock.search.report import Progress
+from spinlock.search.sampler import Sampler
+from spinlock.search.scheduler import BookScheduler, StartedCallback
+from spinlock.search.searcher import BookSearcher
+from spinlock.search.space import Resources, Study, check
+from spinlock.search.trainable import Trainable
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a session left: `finished` is False after Ctrl-C, and the search can be resumed."""
+
+    experiment: Path
+    ledger: Ledger
+    finished: bool
+
+
+def run(
+    study: Study,
+    trainable: Trainable,
+    experiment: Path,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    dashboard: bool = True,
+    console: Console | None = None,
+) -> StudyResult:
+    """Search in directory `experiment`, on a Ray of our own or the one at `address`.
+
+    The first Ctrl-C ends the session in good order; trials under way are resumed later. Raises
+    SearchError when the directory holds a search and `resume` is not asked for, when the study
+    differs from the one that was begun, or when another driver is at it.
+    """
+    console = console or Console(stderr=True)
+    check(study, trainable, where=study.name)
+    experiment = experiment.resolve()
+    with _alone(experiment):
+        first = study.configuration({k: p.extremes[0] for k, p in study.space.items()})
+        base = parse(trainable.model, first, where=study.name)
+
+        def epochs(trial: Trial) -> int:
+            values = study.configuration(trial.parameters)
+            return trainable.epochs(parse(trainable.model, values, where=f"trial {trial.number}"))
+
+        book = Book.open(
+            experiment,
+            study,
+            trainable=trainable.name,
+            facts=trainable.facts(base),
+            epochs=epochs,
+            resume=resume,
+        )
+        sampler = Sampler.open(experiment, book.ledger)
+        try:
+            if book.ledger.unfinished or len(book.ledger.trials) < study.trials:
+                with (
+                    cluster.connect(study.resources, address=address, dashboard=dashboard) as ray_,
+                    Progress(console, epochs=trainable.epochs(base)) as progress,
+                ):
+                    if ray_.dashboard is not None:
+                        console.print(f"Ray dashboard: {ray_.dashboard}")
+                    book.listeners.append(progress)
+                    _fit(study, trainable, book, sampler, concurrent=ray_.concurrent)
+        finally:
+            book.close()
+            write_tables(book.ledger, experiment)
+    ended = book.ledger.sessions[-1].closed == "finished"
+    return StudyResult(experiment, book.ledger, ended)
+
+
+def _fit(
+    study: Study, trainable: Trainable, book: Book, sampler: Sampler, *, concurrent: int
+) -> None:
+    def assign(trial: Trial) -> dict[str, Any]:
+        values = study.configuration(trial.parameters)
+        config = parse(trainable.model, values, where=f"trial {trial.number}")
+        return Assignment(
+            number=trial.number,
+            directory=trial_directory(book.experiment, trial.number),
+            training=config.model_dump(mode="json"),
+            acknowledged=trial.epochs,
+            objective=study.objective,
+        ).pack()
+
+    searcher = BookSearcher(book, sampler, concurrent=concurrent, assign=assign)
+    storage = book.experiment / "ray"
+    with _terminate_as_interrupt():
+        tune.Tuner(
+            _trainable(trainable, study.resources, storage),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=BookScheduler(book, stopped=_free),
+                num_samples=searcher.left,
+                max_concurrent_trials=concurrent,
+                reuse_actors=study.resources.execution == "in_process",
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"session-{len(book.ledger.sessions):03d}",
+                storage_path=str(storage),
+                callbacks=[StartedCallback(book)],
+                failure_config=tune.FailureConfig(max_failures=study.retries),
+                verbose=0,
+            ),
+        ).fit()
+
+
+def _trainable(trainable: Trainable, resources: Resources, storage: Path) -> Any:
+    if resources.execution == "in_process":
+        return tune.with_resources(
+            in_process(trainable),
+            {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
+        )
+    # The group's workers ask for their own CPUs; the process that starts them needs none, and
+    # a fraction of one would spoil the packing of whole ones.
+    return tune.with_resources(
+        ray_train(trainable, resources, storage / "train"),
+        tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
+    )
+
+
+def _trial_name(trial: Any) -> str:
+    return f"trial-{int(trial.config['trial']):05d}"
+
+
+def _free(group: str) -> None:
+    if group:
+        cluster.remove_group(group)
+
+
+@contextmanager
+def _alone(experiment: Path) -> Iterator[None]:
+    """Hold the experiment's directory: two drivers of one search would tell two stories."""
+    experiment.mkdir(parents=True, exist_ok=True)
+    with (experiment / "lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise SearchError(
+                f"{experiment}: another driver runs this search ({stream.read().strip()}). "
+                "Wait for it, or stop it with Ctrl-C there."
+            ) from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """While Tune runs, SIGTERM ends the session as Ctrl-C does (which Tune itself catches)."""
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

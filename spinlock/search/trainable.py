@@ -1,0 +1,77 @@
+"""What a search can train: a configuration class, its metrics, and a trainer built from it.
+
+The search knows a trainer only by these protocols, and a trainer knows nothing of the search:
+it yields a report after each epoch, and whoever drives it decides what to do with it.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from spinlock.config import Config
+
+
+class StopLike(Protocol):
+    """Why a trainer ended its own run: `kind` is nonfinite, memory or early_stopping."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def sentence(self) -> str: ...
+
+
+class ReportLike(Protocol):
+    """One epoch, counted from 1. With a `stop` it is the last, and metrics may be NaN."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def stop(self) -> StopLike | None: ...
+
+
+class TrainerLike(Protocol):
+    """One run. `restore` raises ArtifactError when the checkpoint is damaged."""
+
+    def epochs(self) -> Iterator[ReportLike]: ...
+    def save(self, directory: Path) -> None: ...
+    def restore(self, directory: Path) -> None: ...
+
+
+class Trainable(Protocol):
+    """A kind of training that searches run. Picklable: it travels to the workers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> type[Config]:
+        """The configuration class; a search parameter's name is a dotted path in it."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that every epoch reports, and so what an objective may name."""
+
+    def epochs(self, config: Config) -> int:
+        """How many epochs a run with this configuration takes when nothing stops it."""
+
+    def build(self, config: Config) -> TrainerLike:
+        """A trainer at its start, in this process, which may be one of a data-parallel group."""
+
+    def facts(self, config: Config) -> dict[str, Any]:
+        """What the training stands on: fingerprints of its data and of what it aligns with."""
+
+    def export(
+        self,
+        config: Config,
+        checkpoint: Path,
+        out: Path,
+        *,
+        metrics: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write the model in a checkpoint as an artifact directory that loads without Ray."""
+
+    def evaluate(self, artifact: Path) -> dict[str, float]:
+        """The `val/` metrics of an exported artifact, computed anew from the files on disk."""

@@ -1,0 +1,140 @@
+"""A small real trainable for tests of the search: linear regression by gradient descent.
+
+It reports the metrics of a NOA run, and can be told to climb, to go NaN, to die or to wait.
+"""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from spinlock import artifact
+from spinlock.config import Config
+from spinlock.errors import ArtifactError
+from spinlock.search.checkpoints import Report
+from spinlock.search.rules import Stop
+
+
+class Loss(Config):
+    lambda_commit: float = Field(0.5, ge=0)
+
+
+class Optimizer(Config):
+    lr: float = Field(0.05, gt=0)
+
+
+class RegressionConfig(Config):
+    optimizer: Optimizer = Optimizer()
+    loss: Loss = Loss()
+    batch_size: int = Field(8, ge=1)
+    epochs: int = Field(4, ge=1)
+    seed: int = 0
+    seconds: float = 0.0  # each epoch takes at least so long
+    nan_above: float = math.inf.__class__("1e30")  # lr above which the second epoch is NaN
+    climb_above: float = 1e30  # lambda_commit above which val/commit climbs
+    die_once: Path | None = None  # the process kills itself after epoch 2 unless this file exists
+    die_above: float = 1e30  # lr above which it does so
+
+
+class RegressionTrainer:
+    """Gradient descent on a fixed problem; everything that changes is in `save`."""
+
+    def __init__(self, config: RegressionConfig) -> None:
+        torch.set_num_threads(1)
+        generator = torch.Generator().manual_seed(config.seed)
+        self.config = config
+        self.inputs = torch.randn(64, 4, generator=generator)
+        self.targets = self.inputs @ torch.tensor([1.0, -2.0, 0.5, 3.0])
+        self.weights = torch.zeros(4)
+        self.epoch = 0
+
+    def epochs(self) -> Iterator[Report]:
+        while self.epoch < self.config.epochs:
+            yield self._epoch()
+
+    def _epoch(self) -> Report:
+        config, started = self.config, time.perf_counter()
+        for first in range(0, 48, config.batch_size):
+            part = slice(first, min(48, first + config.batch_size))
+            error = self.inputs[part] @ self.weights - self.targets[part]
+            gradient = 2 * self.inputs[part].T @ error / len(error)
+            self.weights = self.weights - config.optimizer.lr * gradient
+        self.epoch += 1
+        time.sleep(config.seconds)
+        if config.optimizer.lr > config.nan_above and self.epoch >= 2:
+            return Report(self.epoch, {"val/traj": math.nan}, Stop("nonfinite", "the loss is NaN"))
+        dying = config.die_once is not None and config.optimizer.lr > config.die_above
+        if dying and self.epoch == 3 and not config.die_once.exists():
+            config.die_once.write_text("died")
+            os.kill(os.getpid(), signal.SIGKILL)
+        metrics = self.evaluate()
+        metrics["train/total"] = metrics["val/traj"] * (1 + config.loss.lambda_commit)
+        metrics["seconds"] = time.perf_counter() - started
+        return Report(self.epoch, metrics)
+
+    def evaluate(self) -> dict[str, float]:
+        error = self.inputs[48:] @ self.weights - self.targets[48:]
+        traj = float(error.square().mean())
+        climbs = self.config.loss.lambda_commit > self.config.climb_above
+        commit = 0.1 * 3.0**self.epoch if climbs else 0.1 / self.epoch
+        return {"val/traj": traj, "val/commit": commit, "val/latent": traj / 2}
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        torch.save({"weights": self.weights, "epoch": self.epoch}, directory / "state.pt")
+
+    def restore(self, directory: Path) -> None:
+        try:
+            state = torch.load(directory / "state.pt", weights_only=True)
+        except (OSError, RuntimeError, EOFError) as error:
+            raise ArtifactError(f"{directory}: damaged: {error}") from None
+        self.weights, self.epoch = state["weights"], state["epoch"]
+
+
+class Regression:
+    """The trainable around it."""
+
+    name = "regression"
+    model = RegressionConfig
+    metrics = ("train/total", "val/traj", "val/commit", "val/latent")
+
+    def epochs(self, config: RegressionConfig) -> int:
+        return config.epochs
+
+    def build(self, config: RegressionConfig) -> RegressionTrainer:
+        return RegressionTrainer(config)
+
+    def facts(self, config: RegressionConfig) -> dict[str, Any]:
+        return {"problem": f"seed {config.seed}"}
+
+    def export(
+        self,
+        config: RegressionConfig,
+        checkpoint: Path,
+        out: Path,
+        *,
+        metrics: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        trainer = RegressionTrainer(config)
+        trainer.restore(checkpoint)
+        artifact.save(
+            out,
+            kind="regression",
+            config={"training": config.model_dump(mode="json"), "epoch": trainer.epoch},
+            weights={"weights": trainer.weights},
+            metrics=metrics,
+            provenance=provenance,
+        )
+
+    def evaluate(self, path: Path) -> dict[str, float]:
+        found = artifact.load(path, "regression")
+        trainer = RegressionTrainer(RegressionConfig(**found.config["training"]))
+        trainer.weights, trainer.epoch = found.weights["weights"], found.config["epoch"]
+        return trainer.evaluate()

@@ -47,8 +47,8 @@ class Fields:
                 f"Features need a grid of at least {_SMALLEST_GRID} x {_SMALLEST_GRID} cells; "
                 f"this trajectory has {self.height} x {self.width}."
             )
-        single = trajectory.dtype in (torch.float16, torch.bfloat16)
-        x = (trajectory.float() if single else trajectory).contiguous()
+        half = trajectory.dtype in (torch.float16, torch.bfloat16)
+        x = (trajectory.float() if half else trajectory).contiguous()
         unit = _power_of_two(x)
         x = x / unit
         mean = time_mean(space_mean(x))
@@ -104,13 +104,13 @@ def time_mean(x: Float[Tensor, "B T C"]) -> Float[Tensor, "B C"]:
 
 
 def moment_over_time(series: Float[Tensor, "... T"]) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation of series over frames; the latter at least 1e-3."""
+    """Mean and population standard deviation of series over frames."""
     mean = series.mean(-1)
-    return mean, ((series - mean[..., None]).square().mean(-1) + EPS).sqrt()
+    return mean, _root_mean_square(series - mean[..., None])
 
 
 def trend(series: Float[Tensor, "... T"]) -> tuple[Tensor, Tensor]:
-    """Least-squares slope on t from -1 to 1, and the rms about that line (at least 1e-3).
+    """Least-squares slope on t from -1 to 1, and the rms about that line.
 
     For a line the slope is half of its change over the window. One frame has slope 0.
     """
@@ -119,13 +119,19 @@ def trend(series: Float[Tensor, "... T"]) -> tuple[Tensor, Tensor]:
     t = t - t.mean()  # of one frame, linspace gives -1
     slope = (series * t).sum(-1) / (t.square().sum() + EPS)
     residual = series - series.mean(-1, keepdim=True) - slope[..., None] * t
-    return slope, (residual.square().mean(-1) + EPS).sqrt()
+    return slope, _root_mean_square(residual)
 
 
 def pool_channels(features: Float[Tensor, "... C F"]) -> Float[Tensor, "... 2*F"]:
     """Mean and maximum over channels: as many numbers for any C. F means first, then F maxima."""
     last = features.transpose(-1, -2).contiguous()
     return torch.cat((last.mean(-1), last.amax(-1)), dim=-1)
+
+
+def _root_mean_square(series: Float[Tensor, "... T"]) -> Float[Tensor, "..."]:
+    """v / sqrt(v + EPS) of the mean square v: exactly 0, with slope 0, where nothing varies."""
+    square = (series * series).mean(-1)
+    return square / (square + EPS).sqrt()
 
 
 def _power_of_two(x: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B 1 C 1 1"]:

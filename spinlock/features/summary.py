@@ -18,8 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spinlock.features.fields import EPS, EPS_RATE, Fields, pool_channels, time_mean, trend
-from spinlock.features.fields import space_mean as over_space
+from spinlock.features.fields import (
+    EPS,
+    EPS_RATE,
+    Fields,
+    pool_channels,
+    space_mean,
+    time_mean,
+    trend,
+)
 from spinlock.features.frames import CHANNEL, Frames
 from spinlock.features.spectrum import BANDS
 
@@ -85,13 +92,13 @@ def _dynamics(fields: Fields) -> list[Tensor]:
     m2/m0 = m4/m2 = 4 sin^2(omega/2): the bandwidth log(m4/m2) - log(m2/m0) is then zero.
     """
     step = fields.step
-    rate = over_space(step * step)
+    rate = space_mean(step * step)
     log_rate = torch.log(rate + EPS_RATE)
     about = fields.z - _mean_field(fields.z)
-    m0 = time_mean(over_space(about * about)) + EPS
+    m0 = time_mean(space_mean(about * about)) + EPS
     m2 = time_mean(rate) + EPS_RATE
     turn = step[:, 1:] - step[:, :-1]
-    m4 = time_mean(over_space(turn * turn)) + EPS_RATE
+    m4 = time_mean(space_mean(turn * turn)) + EPS_RATE
     lags = [max(1, (fields.frames - 1) // part) for part in _LAGS.values()]
     return [
         torch.log(m2),
@@ -99,7 +106,7 @@ def _dynamics(fields: Fields) -> list[Tensor]:
         torch.log(m0),
         torch.log(m2 / m0),
         torch.log(m4 / m2) - torch.log(m2 / m0),
-        *(time_mean(over_space(about[:, lag:] * about[:, :-lag])) / m0 for lag in lags),
+        *(time_mean(space_mean(about[:, lag:] * about[:, :-lag])) / m0 for lag in lags),
     ]
 
 
@@ -114,14 +121,14 @@ def _causality(fields: Fields) -> list[Tensor]:
     """
     step = fields.step
     square = step * step
-    m2 = time_mean(over_space(square))
-    m3 = time_mean(over_space(square * step))
+    m2 = time_mean(space_mean(square))
+    m3 = time_mean(space_mean(square * step))
     floored = m2 + 1e-4
     dx, dy = fields.differences
     # z dz/dx has no mean on a periodic grid: the gradient of the earlier frame is enough, and the
     # fit's sums over both frames differ from it only by the mean of the two structure tensors.
-    bx = -time_mean(over_space(dx[:, :-1] * step)) / 2
-    by = -time_mean(over_space(dy[:, :-1] * step)) / 2
+    bx = -time_mean(space_mean(dx[:, :-1] * step)) / 2
+    by = -time_mean(space_mean(dy[:, :-1] * step)) / 2
     _, xx, yy, xy = (time_mean((j[:, 1:] + j[:, :-1]) * 0.5) for j in fields.structure)
     ridge = _RIDGE * (xx + yy) + EPS
     xx, yy = xx + ridge, yy + ridge
@@ -160,15 +167,15 @@ def _influence(frames: Frames) -> Float[Tensor, "B 2"]:
     if fields.channels == 1:
         return fields.z.new_zeros(fields.z.shape[0], 2)
     step, before, mean = fields.step, fields.z[:, :-1], fields.mean[:, :-1]
-    total = time_mean(over_space(step * step)) + EPS_RATE
+    total = time_mean(space_mean(step * step)) + EPS_RATE
     own = time_mean(frames.variance[:, :-1] + mean * mean) + _RIDGE
-    by_own = time_mean(over_space(step * before))
+    by_own = time_mean(space_mean(step * before))
     alone = by_own * by_own / own / total
     gains = []
     for offset in range(1, fields.channels):  # channel i with channel i - offset
         covariance = _covariance_at(frames, offset)[:, :-1]
         between = time_mean(covariance + mean * mean.roll(offset, -1))
-        by_other = time_mean(over_space(step * before.roll(offset, 2)))
+        by_other = time_mean(space_mean(step * before.roll(offset, 2)))
         other = own.roll(offset, -1)
         both = by_own * by_own * other - 2 * by_own * by_other * between + by_other * by_other * own
         together = both / (own * other - between * between) / total

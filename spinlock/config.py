@@ -83,12 +83,19 @@ def parse(
 
     Raises ConfigError listing every fault.
     """
-    merged = _merge(document, overrides)
+    values = _overrides(overrides)
+    merged = replace(document, {key: value for key, (value, _) in values.items()})
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        faults = [_fault(model, merged, fault, where, lines or {}) for fault in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(faults))) from None
+        flags: dict[tuple[str | int, ...], str] = {
+            tuple(key.split(".")): flag for key, (_, flag) in values.items()
+        }
+        faults = [
+            _fault(model, merged, fault, where, lines or {}, flags) for fault in error.errors()
+        ]
+        told = dict.fromkeys(text for _, text in sorted(faults, key=lambda fault: fault[0]))
+        raise ConfigError("\n".join(told)) from None
 
 
 def dotted(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -136,7 +143,8 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"Known here: {', '.join(sorted(words))}."
 
 
-def _merge(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _overrides(overrides: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """Each overridden key with its value and the flag that gave it."""
     values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -147,8 +155,8 @@ def _merge(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         except MarkedYAMLError as error:
             problem = (error.problem or "not valid YAML").splitlines()[0]
             raise ConfigError(f"--set {override}: {problem}.") from None
-        values[key] = _plain(value, (), {})
-    return replace(document, values)
+        values[key] = _plain(value, (), {}), f"--set {override}"
+    return values
 
 
 def _plain(node: Any, path: tuple[str | int, ...], lines: Lines) -> Any:
@@ -176,22 +184,36 @@ def _plain(node: Any, path: tuple[str | int, ...], lines: Lines) -> Any:
 
 
 def _fault(
-    model: type[BaseModel], document: Mapping[str, Any], fault: Any, where: str, lines: Lines
-) -> str:
+    model: type[BaseModel],
+    document: Mapping[str, Any],
+    fault: Any,
+    where: str,
+    lines: Lines,
+    flags: Mapping[tuple[str | int, ...], str],
+) -> tuple[int, str]:
+    """The line to sort by and the sentence to say."""
     path = _document_path(document, fault["loc"], missing=fault["type"] == "missing")
-    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    place = f"{where}:{line}" if line is not None else where
+    starts = [path[:n] for n in range(len(path), 0, -1)]
+    line = next((lines[start] for start in starts if start in lines), None)
+    flag = next((flags[start] for start in starts if start in flags), None)
     key = ".".join(str(part) for part in path)
-    prefix = f"{place}: {key}: " if key else f"{place}: "
+    if flag is not None:
+        place = flag if flag.startswith(f"--set {key}=") else f"{flag}: {key}"
+    else:
+        place = (where if line is None else f"{where}:{line}") + (f": {key}" if key else "")
+    return line or 0, f"{place}: {_sentence(model, path, fault)}"
+
+
+def _sentence(model: type[BaseModel], path: tuple[str | int, ...], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         siblings = _fields_at(model, path[:-1])
-        return f"{prefix}there is no such key. {nearest(str(path[-1]), siblings)}"
+        return f"there is no such key. {nearest(str(path[-1]), siblings)}"
     if fault["type"] == "missing":
-        return f"{prefix}this key is required and is not there."
-    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+        return "this key is required and is not there."
+    message = fault["msg"].removeprefix("Value error, ").strip().rstrip(".")
     given = fault["input"]
     shown = "" if isinstance(given, Mapping | BaseModel) else f" Found {given!r}."
-    return f"{prefix}{message[0].upper()}{message[1:]}.{shown}"
+    return f"{message[0].upper()}{message[1:]}.{shown}"
 
 
 def _document_path(

@@ -157,5 +157,5 @@ def test_more_samples_than_steps_are_refused(samples: int) -> None:
 
 def test_a_projection_does_not_depend_on_the_batch() -> None:
     torch.manual_seed(0)
-    projector, pooled = LatentProjector(16, 5), torch.randn(6, 16)
+    projector, pooled = LatentProjector(16, 5), torch.randn(6, 2, 16)
     torch.testing.assert_close(projector(pooled)[2:3], projector(pooled[2:3]))

@@ -50,7 +50,7 @@ class NeuralOperatorAgent:
         try:
             channels, parameters = found.config["channels"], found.config["parameters"]
             height, width = found.config["grid"]
-            sizes = found.config["training"]["model"]
+            sizes = found.config["model"]
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path}: damaged: its config lacks {error}.") from None
         model = UAFNO(

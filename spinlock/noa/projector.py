@@ -7,7 +7,7 @@ HIDDEN = 512
 
 
 class LatentProjector(nn.Module):
-    """Spatially averaged bottleneck [B, D] -> latents [B, L] of the tokenizer.
+    """Spatially averaged bottlenecks of S states -> their estimates of the tokenizer's L latents.
 
     The prototype normalized across the batch, kept dropout, and never gave these weights to its
     optimizer. Here each sample is normalized alone, so that micro-batches give the gradient of
@@ -23,6 +23,6 @@ class LatentProjector(nn.Module):
             nn.Linear(HIDDEN, latent_dim),
         )
 
-    def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B L"]:
+    def forward(self, pooled: Float[Tensor, "B S D"]) -> Float[Tensor, "B S L"]:
         latents: Tensor = self.layers(pooled)
         return latents

@@ -176,7 +176,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, film: Film) -> Tensor:
         update: Tensor = self.second(self.first(x, film))
-        return update + self.shortcut(x)
+        straight: Tensor = self.shortcut(x)
+        return update + straight
 
 
 class Level(nn.Module):

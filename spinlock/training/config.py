@@ -1,0 +1,161 @@
+"""What a training run is: frozen sections whose dotted paths are the names a search varies.
+
+`task` chooses the class: NOATraining or VQVAETraining share everything in TrainingConfig.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from spinlock.config import Config, Lines, nearest, parse
+from spinlock.errors import ConfigError
+from spinlock.features import FeatureConfig
+from spinlock.features.standardizer import CleaningConfig
+from spinlock.noa import UAFNOConfig, sampled_steps
+from spinlock.training.guards import NonfiniteGradients
+from spinlock.vqvae.config import VQVAEConfig
+
+WINDOW_TABLE = """\
+  timesteps T      bptt_window
+  T <= 16          none needed
+  16 < T <= 32     optional: 16
+  32 < T           required: 32"""
+
+
+class DataConfig(Config):
+    """Which items are trained on and which are held out.
+
+    The split is by operator, so that two realizations of one operator never stand on both
+    sides. `operators` takes the first so many of the file (None: all).
+    """
+
+    path: Path
+    operators: int | None = Field(None, ge=2)
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+
+
+class OptimizerConfig(Config):
+    """AdamW with a linear warm-up from a tenth of the rate, then cosine to zero or constant."""
+
+    lr: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+
+
+class TrainingConfig(Config):
+    """What every task shares. `batch_size` is the effective batch of one update.
+
+    If it does not fit into memory it is halved into micro-batches whose gradients add up to the
+    same update, so `batch_size` is an optimization choice and never a memory accident;
+    `micro_batch` sets the first size tried.
+    """
+
+    task: str
+    data: DataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = Field(4, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    epochs: int = Field(10, ge=1)
+    early_stopping_patience: int | None = Field(None, ge=1)
+    nonfinite: NonfiniteGradients = NonfiniteGradients()
+    seed: int = Field(0, ge=0)
+
+
+class RolloutConfig(Config):
+    """T applications of the operator, the last `bptt_window` of them with gradient."""
+
+    timesteps: int = Field(32, ge=1)
+    bptt_window: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _truncated(self) -> "RolloutConfig":
+        if self.bptt_window is None and self.timesteps > 32:
+            raise ValueError(
+                f"timesteps {self.timesteps} without a bptt_window: gradients explode through "
+                f"more than 32 steps. Set rollout.bptt_window:\n{WINDOW_TABLE}\n "
+            )
+        if self.bptt_window is not None and self.bptt_window > self.timesteps:
+            raise ValueError(
+                f"bptt_window {self.bptt_window} is longer than the {self.timesteps} timesteps"
+            )
+        return self
+
+    @property
+    def window(self) -> int:
+        return self.timesteps if self.bptt_window is None else self.bptt_window
+
+
+class NOALoss(Config):
+    """L = lambda_traj L_traj + lambda_commit L_commit + lambda_latent L_latent."""
+
+    lambda_traj: float = Field(1.0, ge=0)
+    lambda_commit: float = Field(0.5, ge=0)
+    lambda_latent: float = Field(0.1, ge=0)
+    latent_sample_steps: int = Field(3, ge=-1)
+
+
+class NOATraining(TrainingConfig):
+    """The three-loss NOA against a frozen tokenizer; without one, the state-only baseline."""
+
+    task: Literal["noa"] = "noa"
+    tokenizer: Path | None = None
+    model: UAFNOConfig = UAFNOConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    loss: NOALoss = NOALoss()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "NOATraining":
+        if self.tokenizer is None and (self.loss.lambda_commit or self.loss.lambda_latent):
+            raise ValueError(
+                "loss.lambda_commit and loss.lambda_latent compare with a tokenizer, and none is "
+                "given. Set tokenizer to the directory of a trained VQ-VAE, or both to 0"
+            )
+        try:
+            sampled_steps(self.loss.latent_sample_steps, self.rollout.window)
+        except ValueError as error:
+            raise ValueError(f"loss.latent_sample_steps: {error}") from None
+        return self
+
+
+class VQVAETraining(TrainingConfig):
+    """The tokenizer, trained on features of the ground truth's first `frames` frames."""
+
+    task: Literal["vqvae"] = "vqvae"
+    frames: int = Field(33, ge=4)
+    features: FeatureConfig = FeatureConfig()
+    cleaning: CleaningConfig = CleaningConfig()
+    model: VQVAEConfig = VQVAEConfig()
+
+
+TASKS: dict[str, type[NOATraining] | type[VQVAETraining]] = {
+    "noa": NOATraining,
+    "vqvae": VQVAETraining,
+}
+
+
+def training_model(
+    document: Mapping[str, Any], where: str
+) -> type[NOATraining] | type[VQVAETraining]:
+    """The configuration class that the document's `task` names (the NOA if it names none)."""
+    task = document.get("task", "noa")
+    if task not in TASKS:
+        raise ConfigError(
+            f"{where}: task: there is no task {task!r}. {nearest(str(task), [*TASKS])}"
+        )
+    return TASKS[task]
+
+
+def training_config(
+    document: Mapping[str, Any],
+    *,
+    where: str,
+    lines: Lines | None = None,
+    overrides: Sequence[str] = (),
+) -> NOATraining | VQVAETraining:
+    """`document` as the configuration of its task. Raises ConfigError with every fault."""
+    model: type[NOATraining | VQVAETraining] = training_model(document, where)
+    return parse(model, document, where=where, lines=lines, overrides=overrides)

@@ -1,0 +1,49 @@
+"""A trained artifact judged again, from what is on disk alone."""
+
+from pathlib import Path
+
+import torch
+
+from spinlock import artifact
+from spinlock.config import replace
+from spinlock.data import open_dataset
+from spinlock.errors import ArtifactError
+from spinlock.training.config import training_config
+from spinlock.training.parallel import World
+from spinlock.training.tasks import build_task
+
+
+def evaluate(
+    path: Path,
+    kind: str = "noa",
+    *,
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    device: torch.device | None = None,
+) -> dict[str, float]:
+    """Validation metrics of the artifact at `path`, on the validation items of its training.
+
+    `data` and `tokenizer` say where those are now, if they have moved. Raises SpinlockError
+    when they are missing or do not fit the weights.
+    """
+    found = artifact.load(path, kind)
+    moved = {"data.path": data, "tokenizer": tokenizer}
+    trained = replace(
+        found.provenance["training"], {key: str(value) for key, value in moved.items() if value}
+    )
+    config = training_config(trained, where=str(path))
+    judged, expected = open_dataset(config.data.path).info, found.provenance["data_fingerprint"]
+    if judged.fingerprint != expected:
+        raise ArtifactError(
+            f"{path}: it was trained on data of fingerprint {expected}; {config.data.path} "
+            f"has {judged.fingerprint}. Give the file that it was trained on."
+        )
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = build_task(config, device)
+    try:
+        task.modules.load_state_dict(
+            {k: v for k, v in found.weights.items() if k.partition(".")[0] in task.modules}
+        )
+    except RuntimeError as error:
+        raise ArtifactError(f"{path}: its weights do not fit data and tokenizer: {error}") from None
+    return task.validate(World(), config.micro_batch or config.batch_size)

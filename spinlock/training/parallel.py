@@ -1,0 +1,58 @@
+"""Data parallelism over plain `torch.distributed`: under Ray Train, torchrun, or alone.
+
+Each rank takes its share of every batch, and gradients of summed losses are added up, so the
+update equals that of one process with the whole batch, to rounding. No module is wrapped: a
+rollout applies the network many times per update, which hooks per forward would count wrongly.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the processes of one training run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> "World":
+        """The world that the launcher has set up, or this process alone."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    def share(self, indices: Sequence[int]) -> list[int]:
+        """This rank's part of a batch; the parts of all ranks make up the batch."""
+        return list(indices[self.rank :: self.size])
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all ranks."""
+        if self.size == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(summed)
+        return [float(value) for value in summed]
+
+    def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
+        """Add up the gradients of all ranks, in one message; a missing one counts as zero."""
+        if self.size == 1:
+            return
+        parameters = [p for p in parameters if p.requires_grad]
+        gradients: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = torch._utils._flatten_dense_tensors(gradients)
+        dist.all_reduce(flat)
+        for gradient, summed in zip(
+            gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True
+        ):
+            gradient.copy_(summed)

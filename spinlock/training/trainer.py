@@ -1,0 +1,309 @@
+"""One loop for every task: yields a report after each epoch, and can stop and go on anywhere.
+
+Who drives it (a script, a Ray Train worker, a test) decides what to do with a report. The same
+seed gives the same numbers on one thread, also through a checkpoint in the middle of an epoch:
+the order of the data is a function of (seed, epoch), and everything else that changes is state.
+"""
+
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spinlock.config import dotted
+from spinlock.errors import ArtifactError
+from spinlock.training import checkpoint, gradients, optim
+from spinlock.training.config import NOATraining, VQVAETraining
+from spinlock.training.memory import is_out_of_memory, peak_bytes, reset_peak
+from spinlock.training.parallel import World
+from spinlock.training.task import Task
+from spinlock.training.tasks import build_task
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The trainer itself ended the run: a kind for programs and a sentence for people."""
+
+    kind: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch, counted from 1: its metrics by name, and the stop that it ended with, if any."""
+
+    epoch: int
+    metrics: dict[str, float]
+    stop: Stop | None = None
+
+
+@dataclass
+class RunState:
+    """Everything that changes while training, outside the modules and the optimizer."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    batch: int = 0
+    """Batches of the current epoch done."""
+    global_step: int = 0
+    micro_batch: int = 0
+    best: float = math.inf
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    """Running sums of the current epoch's metrics, so that a resumed epoch reports the whole."""
+    samples: int = 0
+    skipped: int = 0
+    consecutive: int = 0
+    norm_sum: float = 0.0
+    seconds: float = 0.0
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    """How many updates of this run each parameter's gradient has spoilt."""
+
+
+class _DoesNotFitError(Exception):
+    """Memory ran out with a single sample."""
+
+
+class Trainer:
+    """Trains the task that `config` describes on `device` (CUDA when there is one).
+
+    `on_step(trainer)` is called after every update, for a progress bar or a step checkpoint.
+    Raises what a user can mend as SpinlockError: files that do not fit the configuration.
+    """
+
+    def __init__(
+        self,
+        config: NOATraining | VQVAETraining,
+        *,
+        device: torch.device | None = None,
+        world: World | None = None,
+        on_step: Callable[["Trainer"], None] | None = None,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.world = world or World.current()
+        self.on_step = on_step
+        self.task: Task = build_task(config, self.device)
+        self.batches = math.ceil(len(self.task.split.train) / config.batch_size)
+        self.optimizer = optim.build(config.optimizer, self.task.modules)
+        self.state = RunState(micro_batch=config.micro_batch or config.batch_size)
+
+    @property
+    def last_report(self) -> EpochReport | None:
+        """The report of the last finished epoch, also of a run just restored."""
+        return _report(self.state.history[-1]) if self.state.history else None
+
+    def epochs(self) -> Generator[EpochReport, None, None]:
+        """Train the remaining epochs, yielding after each; ends early after one with a stop."""
+        if self.last_report is not None and self.last_report.stop is not None:
+            return
+        while self.state.epoch < self.config.epochs:
+            report = self._epoch()
+            yield report
+            if report.stop is not None:
+                return
+
+    def _epoch(self) -> EpochReport:
+        reset_peak(self.device)
+        started, before = time.perf_counter(), self.state.seconds
+        order = self._order(self.state.epoch)
+        stop = None
+        while self.state.batch < self.batches and stop is None:
+            first = self.state.batch * self.config.batch_size
+            stop = self._update(order[first : first + self.config.batch_size])
+            self.state.seconds = before + time.perf_counter() - started
+            if self.on_step is not None:
+                self.on_step(self)
+        metrics = self._training_metrics()
+        if stop is None:
+            metrics |= self.task.validate(self.world, self.state.micro_batch)
+            stop = self._judge(metrics)
+        metrics["seconds"] = before + time.perf_counter() - started
+        metrics["peak_memory_bytes"] = float(peak_bytes(self.device))
+        return self._finish(metrics, stop)
+
+    def _order(self, epoch: int) -> list[int]:
+        random = np.random.default_rng([self.config.seed, epoch, 0x0DE2])
+        order: list[int] = random.permutation(self.task.split.train).tolist()
+        return order
+
+    def _update(self, items: list[int]) -> Stop | None:
+        """One optimizer step on the effective batch; a non-finite gradient is skipped, counted."""
+        state = self.state
+        try:
+            losses = self._gradients(items)
+        except _DoesNotFitError:
+            return Stop("memory", f"one sample does not fit into memory (epoch {state.epoch + 1})")
+        norm = gradients.clip(self.task.modules.parameters(), self.config.optimizer.clip_norm)
+        if math.isfinite(norm):
+            optim.set_learning_rate(
+                self.optimizer,
+                self.config.optimizer,
+                step=state.global_step,
+                updates=self.batches * self.config.epochs,
+            )
+            self.optimizer.step()
+            self.task.after_update()
+            state.consecutive = 0
+            state.norm_sum += norm
+            for name, value in losses.items():
+                state.sums[name] = state.sums.get(name, 0.0) + value * len(items)
+            state.samples += len(items)
+        else:
+            state.skipped += 1
+            state.consecutive += 1
+            for name in gradients.nonfinite_parameters(self.task.modules):
+                state.nonfinite[name] = state.nonfinite.get(name, 0) + 1
+            self.task.discard()
+        self.optimizer.zero_grad()
+        state.batch += 1
+        state.global_step += 1
+        reason = self.config.nonfinite.check_updates(
+            skipped=state.skipped, tried=state.batch, consecutive=state.consecutive
+        )
+        return None if reason is None else Stop("nonfinite", f"{reason} ({self._blame()})")
+
+    def _gradients(self, items: list[int]) -> dict[str, float]:
+        """Accumulate the batch's gradient, halving the micro-batch until it fits."""
+        while True:
+            fits = self._accumulate(items)
+            short = self.world.total([0.0 if fits is not None else 1.0])[0]
+            if fits is not None and not short:
+                break
+            self.optimizer.zero_grad()
+            self.task.discard()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self.state.micro_batch == 1:
+                raise _DoesNotFitError
+            self.state.micro_batch = max(1, self.state.micro_batch // 2)
+        self.world.sum_gradients(self.task.modules.parameters())
+        return dict(zip(fits, self.world.total(list(fits.values())), strict=True))
+
+    def _accumulate(self, items: list[int]) -> dict[str, float] | None:
+        """Sum of weighted micro-batch gradients on this rank; None if memory ran out."""
+        self.task.modules.train()
+        losses: dict[str, float] = dict.fromkeys(["total", *self.task.weights], 0.0)
+        mine = self.world.share(items)
+        try:
+            for first in range(0, len(mine), self.state.micro_batch):
+                part = mine[first : first + self.state.micro_batch]
+                terms = self.task.terms(part)
+                total = sum(
+                    weight * terms[name] for name, weight in self.task.weights.items() if weight
+                )
+                if not isinstance(total, torch.Tensor):
+                    raise ValueError("every loss term has weight 0: there is nothing to train")
+                share = len(part) / len(items)
+                (share * total).backward()
+                for name, value in {"total": total, **terms}.items():
+                    losses[name] = losses.get(name, 0.0) + share * float(value.detach())
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return losses
+
+    def _training_metrics(self) -> dict[str, float]:
+        state = self.state
+        updates = state.batch - state.skipped
+        means = {
+            f"train/{name}": state.sums[name] / state.samples if state.samples else math.nan
+            for name in (state.sums or dict.fromkeys(["total", *self.task.weights]))
+        }
+        return means | {
+            "gradient_norm": state.norm_sum / updates if updates else math.nan,
+            "updates": float(updates),
+            "skipped_updates": float(state.skipped),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "micro_batch": float(min(state.micro_batch, self.config.batch_size)),
+        }
+
+    def _judge(self, metrics: dict[str, float]) -> Stop | None:
+        """Non-finite validation ends a run at once; so does patience without improvement."""
+        state, epoch, name = self.state, self.state.epoch + 1, self.task.selection
+        value = metrics[name]
+        if not math.isfinite(value):
+            return Stop("nonfinite", f"{name} is {value} after epoch {epoch}")
+        if value < state.best:
+            state.best, state.best_epoch = value, epoch
+        patience = self.config.early_stopping_patience
+        if patience is None or epoch - state.best_epoch < patience:
+            return None
+        return Stop(
+            "early_stopping",
+            f"{name} has not improved for {patience} epochs "
+            f"(best {state.best:.4g} at epoch {state.best_epoch})",
+        )
+
+    def _finish(self, metrics: dict[str, float], stop: Stop | None) -> EpochReport:
+        state = self.state
+        state.epoch += 1
+        report = EpochReport(state.epoch, metrics, stop)
+        state.history.append(asdict(report))
+        state.batch = state.samples = state.skipped = 0
+        state.sums, state.norm_sum, state.seconds = {}, 0.0, 0.0
+        return report
+
+    def _blame(self) -> str:
+        worst = sorted(self.state.nonfinite.items(), key=lambda pair: -pair[1])
+        names = ", ".join(name for name, _ in worst[:3])
+        more = f" and {len(worst) - 3} more parameters" if len(worst) > 3 else ""
+        return f"first in {names}{more}" if names else "the loss itself is not finite"
+
+    def save(self, directory: Path) -> None:
+        """Write everything needed to go on exactly from here, in one step."""
+        random = {"torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.write(
+            directory,
+            {
+                "config": self.config.model_dump(mode="json"),
+                "model": self.task.modules.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "run": asdict(self.state),
+                "random": random,
+            },
+        )
+
+    def restore(self, directory: Path) -> None:
+        """Go on from a checkpoint of the same configuration.
+
+        More epochs than it was saved with are allowed, as is another micro-batch. Raises
+        ArtifactError naming the keys in which the configurations differ.
+        """
+        saved = checkpoint.read(directory)
+        then, now = dotted(saved["config"]), dotted(self.config.model_dump(mode="json"))
+        differing = [
+            f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
+            for key in sorted(then.keys() | now.keys())
+            if then.get(key) != now.get(key) and key not in _MAY_DIFFER
+        ]
+        if differing:
+            raise ArtifactError(
+                f"{directory}: the checkpoint is of another configuration:\n  "
+                + "\n  ".join(differing)
+                + "\nResume with the same one, or start a new run."
+            )
+        self.task.modules.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = RunState(**saved["run"])
+        torch.set_rng_state(saved["random"]["torch"])
+        if self.device.type == "cuda" and "cuda" in saved["random"]:
+            torch.cuda.set_rng_state(saved["random"]["cuda"], self.device)
+
+
+_MAY_DIFFER = frozenset({"epochs", "micro_batch", "data.path", "tokenizer"})
+
+
+def _report(saved: dict[str, Any]) -> EpochReport:
+    stop = None if saved["stop"] is None else Stop(**saved["stop"])
+    return EpochReport(saved["epoch"], saved["metrics"], stop)

@@ -1,0 +1,105 @@
+"""Files and artifacts are whole or absent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spinlock import artifact
+from spinlock.errors import ArtifactError
+from spinlock.files import atomic_directory, atomic_file
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    for text in ("first", "second"):
+        with atomic_file(path) as beside:
+            beside.write_text(text)
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="half way"), atomic_file(path) as beside:
+        beside.write_text("half")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for names in (["a", "b"], ["c"]):
+        with atomic_directory(path) as beside:
+            for name in names:
+                (beside / name).write_text(name)
+        assert sorted(p.name for p in path.iterdir()) == names
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from spinlock.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as beside:\n"
+        "    beside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def save(path: Path, kind: str = "noa") -> None:
+    artifact.save(
+        path,
+        kind=kind,
+        config={"width": 3},
+        weights={"w": torch.arange(6.0).reshape(2, 3).T},
+        metrics={"val/traj": 0.25},
+        provenance=artifact.provenance(seed=4),
+    )
+
+
+def test_an_artifact_comes_back_as_it_was(tmp_path: Path) -> None:
+    save(tmp_path / "m")
+    found = artifact.load(tmp_path / "m", "noa")
+    assert found.config == {"width": 3}
+    assert found.metrics == {"val/traj": 0.25}
+    assert found.provenance["seed"] == 4
+    assert torch.equal(found.weights["w"], torch.arange(6.0).reshape(2, 3).T)
+
+
+def test_an_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "m", kind="vqvae")
+    with pytest.raises(ArtifactError, match="expected a noa, found a vqvae"):
+        artifact.load(tmp_path / "m", "noa")
+
+
+def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a Spinlock artifact"):
+        artifact.load(tmp_path, "noa")
+
+
+def test_another_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    save(tmp_path / "m")
+    file = tmp_path / "m" / "artifact.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+    with pytest.raises(ArtifactError, match="format 99; this version reads 1"):
+        artifact.load(tmp_path / "m", "noa")
+
+
+@pytest.mark.parametrize("name", ["artifact.json", "weights.safetensors"])
+def test_a_truncated_artifact_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "m")
+    file = tmp_path / "m" / name
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ArtifactError, match=name):
+        artifact.load(tmp_path / "m", "noa")

@@ -125,7 +125,8 @@ class CodebookBank(nn.Module):
 
         At most KMEANS_SAMPLES of them are used. Arthur & Vassilvitskii, k-means++ (2007).
         Counts become the clusters' shares times K, so the mean count stays 1 and the start
-        weighs little against the first batches.
+        weighs little against the first batches. Every rank that is given the same latents does
+        the same.
         """
         generator = self._generator()
         chosen = torch.randperm(len(latents), generator=generator)[:KMEANS_SAMPLES]
@@ -139,7 +140,6 @@ class CodebookBank(nn.Module):
         sizes = self.code_mask.sum(-1, keepdim=True)
         self.counts.copy_(seen * sizes / len(latents))
         self.sums.copy_(self.codebooks * self.counts[..., None])
-        self._agree()
 
     def _distances(self, latents: Float[Tensor, "B Q E"]) -> Float[Tensor, "Q B K"]:
         """Squared distances less the latents' own squares; infinite for padding codes."""

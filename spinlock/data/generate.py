@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class GenerateConfig(Config):
     """Operators made between two writes; more need more memory."""
 
     @model_validator(mode="after")
-    def _frames_suffice(self) -> Self:
+    def _frames_suffice(self) -> "GenerateConfig":
         needed = max(FAMILIES[family].minimum_frames for family in FeatureConfig().families)
         if self.features and self.frames < needed:
             raise ValueError(f"features need at least {needed} frames, not {self.frames}")

@@ -1,7 +1,9 @@
 """What is known of a dataset before its first operator is made, and the HDF5 file that holds it."""
 
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,6 @@ from jaxtyping import Float32, Float64, UInt64
 from numpy import ndarray
 
 from spinlock.data import schema
-from spinlock.domains.parameters import Value
 from spinlock.errors import DatasetError
 
 
@@ -26,7 +27,7 @@ class Plan:
     channel_names: tuple[str, ...]
     parameter_names: tuple[str, ...]
     unit: Float64[ndarray, "N P"]
-    physical: list[dict[str, Value]]
+    physical: Sequence[Mapping[str, float | int | str]]
     conditioning_names: tuple[str, ...]
     conditioning: Float32[ndarray, "N K"]
     seeds: UInt64[ndarray, " N"]
@@ -50,27 +51,45 @@ class Plan:
             arrays[f"{schema.FEATURES}/{family}"] = (shape, single)
         return arrays
 
+    def size(self) -> int:
+        """Bytes of all these arrays."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.arrays().values())
+
 
 def create(path: Path, plan: Plan) -> None:
-    """The whole file, fields unwritten."""
+    """The whole file, fields unwritten. Raises OSError when the disk refuses.
+
+    HDF5 2.0 can crash the process when one of its own writes fails, so the disk is asked for
+    room before HDF5 begins.
+    """
+    table = _table(plan.physical)
+    known = (plan.unit, plan.conditioning, plan.seeds, table)
+    texts = len(_json(plan.config)) + len(_json(plan.provenance))
+    header = sum(values.nbytes for values in known) + texts + (1 << 20)
+    with path.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, header + plan.size())
     with h5py.File(path, "w") as file:
-        file.attrs["format"] = schema.FORMAT
-        file.attrs["schema_version"] = schema.SCHEMA_VERSION
-        unit = file.create_dataset(schema.UNIT, data=plan.unit.astype("<f8"))
-        unit.attrs["names"] = list(plan.parameter_names)
-        file.create_dataset(schema.PHYSICAL, data=_table(plan.physical))
-        conditioning = file.create_dataset(schema.CONDITIONING, data=plan.conditioning)
-        conditioning.attrs["names"] = list(plan.conditioning_names)
-        file.create_dataset(schema.SEEDS, data=plan.seeds.astype("<u8"))
-        file.create_dataset(schema.CONFIG, data=_json(plan.config))
-        file.create_dataset(schema.PROVENANCE, data=_json(plan.provenance))
-        file["metadata"].attrs["domain"] = plan.domain
-        _place(file, schema.COMPLETED, (), np.dtype("<u8"))[()] = 0
-        for name, (shape, dtype) in plan.arrays().items():
-            _place(file, name, shape, dtype)
-        file[schema.INPUTS].attrs["channel_names"] = list(plan.channel_names)
-        for family, names in plan.features.items():
-            file[schema.FEATURES][family].attrs["names"] = list(names)
+        _fill(file, plan, table)
+
+
+def _fill(file: h5py.File, plan: Plan, physical: ndarray) -> None:
+    file.attrs["format"] = schema.FORMAT
+    file.attrs["schema_version"] = schema.SCHEMA_VERSION
+    unit = file.create_dataset(schema.UNIT, data=plan.unit.astype("<f8"))
+    unit.attrs["names"] = list(plan.parameter_names)
+    file.create_dataset(schema.PHYSICAL, data=physical)
+    conditioning = file.create_dataset(schema.CONDITIONING, data=plan.conditioning)
+    conditioning.attrs["names"] = list(plan.conditioning_names)
+    file.create_dataset(schema.SEEDS, data=plan.seeds.astype("<u8"))
+    file.create_dataset(schema.CONFIG, data=_json(plan.config))
+    file.create_dataset(schema.PROVENANCE, data=_json(plan.provenance))
+    file["metadata"].attrs["domain"] = plan.domain
+    _place(file, schema.COMPLETED, (), np.dtype("<u8"))[()] = 0
+    for name, (shape, dtype) in plan.arrays().items():
+        _place(file, name, shape, dtype)
+    file[schema.INPUTS].attrs["channel_names"] = list(plan.channel_names)
+    for family, names in plan.features.items():
+        file[schema.FEATURES][family].attrs["names"] = list(names)
 
 
 def _place(
@@ -120,7 +139,7 @@ def locate(partial: Path, plan: Plan) -> tuple[dict[str, int], int]:
     return offsets, completed
 
 
-def _table(rows: list[dict[str, Value]]) -> ndarray:
+def _table(rows: Sequence[Mapping[str, float | int | str]]) -> ndarray:
     """Rows of named values as one structured array; strings as fixed-length UTF-8 bytes."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {

@@ -10,13 +10,12 @@ first operator, not after the last. At the end the file takes its name, in one s
 """
 
 import fcntl
-import math
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy import ndarray
@@ -77,7 +76,7 @@ class DatasetWriter:
             finally:
                 os.close(directory)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "DatasetWriter":
         return self
 
     def __exit__(
@@ -113,6 +112,9 @@ class DatasetWriter:
                 f"{self.path}: exists already and is not overwritten. Delete it, or choose "
                 "another name."
             )
+        # Begun by a process that was killed before its partial file stood; the lock is ours now.
+        for stale in self.path.parent.glob(f".{glob.escape(self.partial.name)}.*.partial"):
+            stale.unlink()
         fresh = not self.partial.exists()
         if fresh:
             with atomic_file(self.partial) as beside:
@@ -120,7 +122,7 @@ class DatasetWriter:
         self._offsets, self.completed = locate(self.partial, self.plan)
         descriptor = os.open(self.partial, os.O_RDWR)
         try:
-            # Without it a full disk would only show halfway, after hours of generation.
+            # HDF5 leaves a hole for the fields: without this a full disk would only show halfway.
             os.posix_fallocate(descriptor, 0, self.partial.stat().st_size)
         except OSError:
             os.close(descriptor)
@@ -135,12 +137,10 @@ class DatasetWriter:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            arrays = self.plan.arrays().values()
-            size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays)
             raise DatasetError(
-                f"{self.path}: cannot be written: {reason}. It takes {size / 1e6:.1f} MB. What is "
-                "already made stays in the partial file; put this right and run the same command "
-                "again."
+                f"{self.path}: cannot be written: {reason}. It takes "
+                f"{self.plan.size() / 1e6:.1f} MB. What is already made stays in the partial file; "
+                "put this right and run the same command again."
             ) from None
 
 

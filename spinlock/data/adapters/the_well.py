@@ -76,6 +76,11 @@ class TheWellAdapter(Adapter):
             per_sample = _flag(dataset, "sample_varying", self._path)
             in_time = _flag(dataset, "time_varying", self._path)
             varies = [bool(v) for v in np.atleast_1d(dataset.attrs.get("dim_varying", (True,) * 2))]
+            if len(varies) != 2:
+                raise DatasetError(
+                    f"{self._path}: 'dim_varying' of '{dataset.name.lstrip('/')}' has "
+                    f"{len(varies)} entries; expected 2, one for each spatial dimension."
+                )
             grid = [size for size, v in zip(self._grid, varies, strict=True) if v]
             expected = [self._count] * per_sample + [-1] * in_time + grid + [2] * order
             shape = [-1 if i == per_sample and in_time else n for i, n in enumerate(dataset.shape)]

@@ -1,15 +1,21 @@
 """What a person sees of a search: a live table on a terminal, plain lines elsewhere, a summary."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from spinlock.config import parse
 from spinlock.search.events import Ended, Event, Reported, Scalar, Started, State, Suggested
 from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.space import Study
+from spinlock.search.trainable import Trainable
 
 _COLOURS = {
     State.RUNNING: "cyan",
@@ -21,7 +27,7 @@ _COLOURS = {
     State.INTERRUPTED: "dim",
 }
 _COLUMNS = ("val/traj", "val/commit", "val/latent")
-_SHOWN = 24
+_SHOWN, _WIDE = 24, 120
 
 
 class Progress:
@@ -49,7 +55,8 @@ class Progress:
     def __call__(self, event: Event, ledger: Ledger) -> None:
         """Show what has changed."""
         if self._live is not None:
-            self._live.update(table(ledger, epochs=self._epochs, newest=_SHOWN))
+            wide = self._console.width >= _WIDE
+            self._live.update(table(ledger, epochs=self._epochs, newest=_SHOWN, wide=wide))
             return
         match event:
             case Suggested():
@@ -72,30 +79,33 @@ class Progress:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def table(ledger: Ledger, *, epochs: int, newest: int | None = None, live: bool = True) -> Table:
-    """The trials as a table; with `newest`, the best and the latest that fit."""
+def table(
+    ledger: Ledger, *, epochs: int, newest: int | None = None, live: bool = True, wide: bool = True
+) -> Table:
+    """The trials as a table; with `newest`, the best and the latest that fit.
+
+    A `wide` one has the sentences of the verdicts, else the rule stands for its sentence.
+    """
     study = ledger.study
-    result = Table(title=f"{study.name}: {_counts(ledger, live=live)}", title_justify="left")
-    result.add_column("trial", justify="right")
-    for key in study.space:
-        result.add_column(key.rpartition(".")[2], justify="right")
-    result.add_column("epoch", justify="right")
+    result = Table(title=f"{study.name}: {_counts(ledger, live=live)}", box=SIMPLE_HEAD)
     metrics = list(dict.fromkeys([study.objective.metric, *_COLUMNS]))
-    for name in metrics:
-        result.add_column(name.removeprefix("val/"), justify="right")
-    result.add_column("state", overflow="fold")
+    names = [key.rpartition(".")[2].removeprefix("lambda_") for key in study.space]
+    for name in ["", *names, "epoch", *(m.removeprefix("val/") for m in metrics)]:
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("state", no_wrap=True)
     best = ranked(ledger)[:1]
     for trial in _chosen(ledger, newest):
         state = trial.state(live=live)
         at = trial.best(study.objective)
         shown = trial.history[at[0] - 1] if at else (trial.history[-1] if trial.history else {})
-        reason = f"{state}: {trial.verdict.sentence}" if trial.verdict else str(state)
+        verdict = trial.verdict
+        why = "" if verdict is None else f": {verdict.sentence}" if wide else f" {verdict.rule}"
         result.add_row(
-            f"{trial.number}{'*' if trial in best else ''}",
+            f"{'*' if trial in best else ''}{trial.number}",
             *(value(trial.parameters[key]) for key in study.space),
             f"{trial.epochs}/{epochs}",
-            *(f"{shown[name]:.4g}" if name in shown else "" for name in metrics),
-            f"[{_COLOURS[state]}]{reason}[/]",
+            *(f"{shown[name]:.3g}" if name in shown else "" for name in metrics),
+            Text(f"{state}{why}", style=_COLOURS[state]),
         )
     return result
 
@@ -180,3 +190,30 @@ def _chosen(ledger: Ledger, newest: int | None) -> Iterable[Trial]:
             break
         kept.add(trial.number)
     return [t for t in trials if t.number in kept]
+
+
+def show_result(
+    console: Console, ledger: Ledger, *, epochs: int, parts: Mapping[str, float]
+) -> None:
+    """Print the final table, the summary, and how the time was spent; `parts` came before."""
+    console.print(table(ledger, epochs=epochs, live=False, wide=False))
+    for trial in ledger.trials.values():
+        if trial.verdict is not None and trial.state() != State.COMPLETED:
+            line = f"trial {trial.number}: {trial.verdict.sentence}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in summary(ledger, epochs=epochs):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if parts:
+        shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
+        console.print(f"before  {shown}", highlight=False)
+
+
+def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: int = 3) -> None:
+    """Print the resolved study, and configurations as a searcher might draw them."""
+    console.print_json(json.dumps(study.model_dump(mode="json", exclude_defaults=False)))
+    for index, point in enumerate(study.sample(samples), start=1):
+        config = parse(trainable.model, study.configuration(point), where=f"sample {index}")
+        console.print(f"sample {index}: {settings(point)}", highlight=False, soft_wrap=True)
+        console.print_json(json.dumps(config.model_dump(mode="json")))
+    begin = f"{len(study.start)} start points, then " if study.start else ""
+    console.print(f"{study.trials} trials: {begin}{study.searcher.kind}. Nothing was trained.")

@@ -53,6 +53,7 @@ class Sampler:
     @classmethod
     def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
         """The study beside the log, made or mended until every trial of the ledger is in it."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = experiment / JOURNAL
         # The experiment's lock is ours, so a lock on the journal is of a writer that was killed.
         path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)

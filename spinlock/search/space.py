@@ -186,10 +186,24 @@ class Study(Config):
         return [{k: p.sample(random) for k, p in self.space.items()} for _ in range(count)]
 
 
-def load_study(path: Path, trainable: Trainable, overrides: Sequence[str] = ()) -> Study:
-    """The study in a YAML file, checked as a whole. Raises ConfigError with every fault."""
+def load_study(
+    path: Path,
+    trainable: Trainable,
+    overrides: Sequence[str] = (),
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Study:
+    """The study in a YAML file, checked as a whole. Raises ConfigError with every fault.
+
+    Training settings in `fixed` win over the file's; those in `defaults` stand where the file
+    has none.
+    """
     document, lines = read(path)
     study = parse(Study, document, where=str(path), lines=lines, overrides=overrides)
+    given = dotted(study.training)
+    extra = {k: v for k, v in (defaults or {}).items() if k not in given} | dict(fixed or {})
+    study = study.model_copy(update={"training": replace(study.training, extra)})
     check(study, trainable, where=str(path), lines=lines)
     return study
 

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import torch
 
+_HOST = ("DefaultCPUAllocator: can't allocate memory", "could not create a primitive")
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether `error` says that memory ran out, on the GPU or on the host.
 
-    CUDA raises its own class; the CPU allocator raises a plain RuntimeError, known only by its
-    text; numpy and Python raise MemoryError.
+    CUDA raises its own class and Python raises MemoryError. On the host torch raises plain
+    RuntimeErrors, known only by their text: its allocator's, and oneDNN's when it cannot allocate
+    what a convolution needs (tests/test_training_limits.py shows both for real).
     """
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        type(error) is RuntimeError and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return type(error) is RuntimeError and any(text in str(error) for text in _HOST)
 
 
 def reset_peak(device: torch.device) -> None:

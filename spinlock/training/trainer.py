@@ -67,7 +67,7 @@ class RunState:
 
 
 class _DoesNotFitError(Exception):
-    """Memory ran out with a single sample."""
+    """Memory ran out with a single sample; the message is the allocator's."""
 
 
 class Trainer:
@@ -139,8 +139,8 @@ class Trainer:
         state = self.state
         try:
             losses = self._gradients(items)
-        except _DoesNotFitError:
-            return Stop("memory", f"one sample does not fit into memory (epoch {state.epoch + 1})")
+        except _DoesNotFitError as error:
+            return Stop("memory", f"a single sample does not fit into memory: {error}")
         norm = gradients.clip(self.task.modules.parameters(), self.config.optimizer.clip_norm)
         if math.isfinite(norm):
             optim.set_learning_rate(
@@ -173,22 +173,22 @@ class Trainer:
     def _gradients(self, items: list[int]) -> dict[str, float]:
         """Accumulate the batch's gradient, halving the micro-batch until it fits."""
         while True:
-            fits = self._accumulate(items)
-            short = self.world.total([0.0 if fits is not None else 1.0])[0]
-            if fits is not None and not short:
+            losses = self._accumulate(items)
+            short = self.world.total([float(isinstance(losses, str))])[0]
+            if not isinstance(losses, str) and not short:
                 break
             self.optimizer.zero_grad()
             self.task.discard()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if self.state.micro_batch == 1:
-                raise _DoesNotFitError
+                raise _DoesNotFitError(losses if isinstance(losses, str) else "on another rank")
             self.state.micro_batch = max(1, self.state.micro_batch // 2)
         self.world.sum_gradients(self.task.modules.parameters())
-        return dict(zip(fits, self.world.total(list(fits.values())), strict=True))
+        return dict(zip(losses, self.world.total(list(losses.values())), strict=True))
 
-    def _accumulate(self, items: list[int]) -> dict[str, float] | None:
-        """Sum of weighted micro-batch gradients on this rank; None if memory ran out."""
+    def _accumulate(self, items: list[int]) -> dict[str, float] | str:
+        """Sum this rank's weighted gradients; its losses, or what was said if memory ran out."""
         self.task.modules.train()
         losses: dict[str, float] = dict.fromkeys(["total", *self.task.weights], 0.0)
         mine = self.world.share(items)
@@ -208,7 +208,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return None
+            return str(error).splitlines()[0]
         return losses
 
     def _training_metrics(self) -> dict[str, float]:

@@ -1,0 +1,143 @@
+"""Memory that runs out and processes that share a batch: the update stays the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PARALLEL = """
+import json, os, sys
+import torch
+import torch.distributed as dist
+from spinlock.training.config import training_config
+from spinlock.training.trainer import Trainer
+
+torch.set_num_threads(1)
+if "RANK" in os.environ:
+    dist.init_process_group("gloo")
+trainer = Trainer(training_config(json.loads(sys.argv[1]), where="test"))
+reports = [r.metrics for r in trainer.epochs()]
+norms = {k: v.norm().item() for k, v in trainer.task.modules.state_dict().items()}
+if os.environ.get("RANK", "0") == "0":
+    print(json.dumps([reports, norms]))
+"""
+
+SQUEEZED = """
+import json, resource, sys
+import torch
+from spinlock.training.config import training_config
+from spinlock.training.trainer import Trainer
+
+def epoch():
+    report = next(Trainer(config).epochs())
+    return [report.metrics, report.stop and [report.stop.kind, report.stop.sentence]]
+
+torch.set_num_threads(1)
+config = training_config(json.loads(sys.argv[1]), where="test")
+roomy = epoch()
+for megabytes in range(200, -1, -10):  # how much a sample needs differs between builds
+    lines = open("/proc/self/status").read().splitlines()
+    used = int(next(x for x in lines if x.startswith("VmSize")).split()[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, resource.RLIM_INFINITY))
+    metrics, stop = epoch()
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if (metrics["micro_batch"] < config.batch_size, stop) == (True, None):
+        print(json.dumps([roomy, [metrics, stop]]))
+        break
+"""
+
+STARVED = """
+import json, resource, sys
+import torch
+from spinlock.training.config import training_config
+from spinlock.training.trainer import Trainer
+
+torch.set_num_threads(1)
+trainer = Trainer(training_config(json.loads(sys.argv[1]), where="test"))
+lines = open("/proc/self/status").read().splitlines()
+used = int(next(x for x in lines if x.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 24 * 2**20, resource.RLIM_INFINITY))
+stop = next(trainer.epochs()).stop
+print(json.dumps([stop.kind, stop.sentence]))
+"""
+
+
+@pytest.fixture
+def noa(tiny_data: Path, tiny_tokenizer: Path) -> dict[str, Any]:
+    return {
+        "task": "noa",
+        "data": {"path": str(tiny_data)},
+        "tokenizer": str(tiny_tokenizer),
+        "model": {"base_channels": 32, "encoder_levels": 1, "modes": 4, "afno_blocks": 1},
+        "rollout": {"timesteps": 8},
+        "batch_size": 8,
+        "epochs": 1,
+    }
+
+
+def start(script: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def printed(process: "subprocess.Popen[str]") -> Any:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_with_the_joined_batch(
+    noa: dict[str, Any], tmp_path: Path
+) -> None:
+    document = json.dumps({**noa, "epochs": 2})
+    (alone,) = [printed(start(PARALLEL, document))]
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    local = {"GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [start(PARALLEL, document, RANK=str(rank), **store, **local) for rank in (0, 1)]
+    together = printed(ranks[0])
+    ranks[1].communicate(timeout=60)
+    for one, two in zip(alone[0], together[0], strict=True):
+        for name in one.keys() - {"seconds", "peak_memory_bytes"}:
+            assert two[name] == pytest.approx(one[name], rel=2e-3), name
+    assert together[1] == pytest.approx(alone[1], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space, as Linux can")
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_gives_the_same_update(
+    noa: dict[str, Any],
+) -> None:
+    (roomy, _), (tight, stopped) = printed(start(SQUEEZED, json.dumps(noa)))
+    assert roomy["micro_batch"] == 8
+    assert tight["micro_batch"] < 8
+    assert stopped is None
+    for name in ("train/total", "val/traj", "val/commit", "gradient_norm"):
+        assert tight[name] == pytest.approx(roomy[name], rel=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space, as Linux can")
+def test_one_sample_that_does_not_fit_ends_the_run_with_a_reason_and_no_exception(
+    noa: dict[str, Any],
+) -> None:
+    large = {**noa, "model": {**noa["model"], "base_channels": 128}}
+    stopped = printed(start(STARVED, json.dumps(large)))
+    assert stopped[0] == "memory"
+    assert "a single sample does not fit into memory: " in stopped[1]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

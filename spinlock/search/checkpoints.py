@@ -86,7 +86,7 @@ def newest_first(trial: Path) -> list[Path]:
 
 
 @contextmanager
-def exclusive(trial: Path, *, patience: float = 60.0) -> Iterator[None]:
+def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
     """Hold the trial's directory: one process trains a trial at a time.
 
     After a driver was killed its trials' processes take some seconds to notice; whoever takes
@@ -103,7 +103,7 @@ def exclusive(trial: Path, *, patience: float = 60.0) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise SearchError(
                         f"{trial}: another process still trains this trial after "
-                        f"{patience:g} s. Is its search running elsewhere?"
+                        f"{patience} s. Is its search running elsewhere?"
                     ) from None
                 time.sleep(0.1)
         yield

@@ -12,6 +12,7 @@ from enum import StrEnum
 from io import BufferedWriter
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -116,18 +117,26 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="e
 
 
 class EventLog:
-    """The file, open for appending by its one writer. Pickles without its handle."""
+    """The file, open for appending by its one writer. Pickles without its handle.
+
+    Every line ends with a checksum over itself and all lines before it, so that a line that was
+    lost, moved or changed is noticed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stream: BufferedWriter | None = None
+        self._checksum = 0
 
     def append(self, event: Event) -> None:
         """Write one event and return when it is on disk."""
         if self._stream is None:
-            _drop_torn_line(self.path)
+            drop_torn_line(self.path)
+            self._checksum = _last_checksum(self.path)
             self._stream = self.path.open("ab")
-        self._stream.write(event.model_dump_json().encode() + b"\n")
+        body = event.model_dump_json().removesuffix("}").encode()
+        self._checksum = crc32(body, self._checksum)
+        self._stream.write(body + _seal(self._checksum))
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
@@ -137,31 +146,55 @@ class EventLog:
             self._stream = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_stream": None}
+        return self.__dict__ | {"_stream": None}
 
 
 def read_events(path: Path) -> Iterator[Event]:
     """The events of a log, oldest first.
 
     A last line without its newline was never acknowledged and is passed over. Raises SearchError
-    for any other damage: a log that has lost a line in its middle proves nothing.
+    for any other damage: a log that has lost a line proves nothing.
     """
+    checksum = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.endswith(b"\n"):
                 return
+            body = line[:-_SEAL]
+            checksum = crc32(body, checksum)
+            if line[-_SEAL:] != _seal(checksum):
+                raise SearchError(
+                    f"{path}:{number}: this line is damaged, or one before it is lost. "
+                    "Restore the file from a backup."
+                )
             try:
-                yield _EVENT.validate_json(line)
+                yield _EVENT.validate_json(body + b"}")
             except ValidationError as error:
                 fault = error.errors()[0]
                 where = ".".join(map(str, fault["loc"]))
                 raise SearchError(
-                    f"{path}:{number}: this line is damaged ({where}: {fault['msg']}). "
-                    "Restore the file from a backup; the lines before it are sound."
+                    f"{path}:{number}: written by another version of Spinlock "
+                    f"({where}: {fault['msg']})."
                 ) from None
 
 
-def _drop_torn_line(path: Path) -> None:
+def _seal(checksum: int) -> bytes:
+    return b',"check":"%08x"}\n' % checksum
+
+
+_SEAL = len(_seal(0))
+
+
+def _last_checksum(path: Path) -> int:
+    """The checksum of the last line of a log without a torn one; 0 for an empty log."""
+    if not path.exists() or path.stat().st_size == 0:
+        return 0
+    with path.open("rb") as stream:
+        stream.seek(-len(b'00000000"}\n'), os.SEEK_END)
+        return int(stream.read(8), 16)
+
+
+def drop_torn_line(path: Path) -> None:
     """Cut off what a killed writer left after the last newline."""
     if not path.exists():
         return

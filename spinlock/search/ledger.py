@@ -115,20 +115,21 @@ class Ledger:
                     raise SearchError(f"trial {event.trial} follows {len(self.trials)} trials.")
                 self.trials[event.trial] = Trial(event.trial, dict(event.parameters), event.time)
             case Started():
-                trial = self.trials[event.trial]
+                trial = self._trial(event.trial)
                 trial.attempts = event.attempt
                 trial.started = event.time if trial.started is None else trial.started
             case Reported():
                 self._report(event)
             case Ended():
-                self._end(self.trials[event.trial], event.verdict, event.time)
+                self._end(self._trial(event.trial), event.verdict, event.time)
             case SessionClosed():
-                self.sessions[-1].closed = event.reason
+                if self.sessions:
+                    self.sessions[-1].closed = event.reason
         if self.sessions:
             self.sessions[-1].last = event.time
 
     def _report(self, event: Reported) -> None:
-        trial = self.trials[event.trial]
+        trial = self._trial(event.trial)
         if trial.verdict is not None or event.epoch != trial.epochs + 1:
             raise SearchError(
                 f"epoch {event.epoch} of trial {event.trial} cannot follow {trial.epochs} epochs."
@@ -139,6 +140,11 @@ class Ledger:
             self.values.setdefault(event.epoch, {})[event.trial] = value
         if event.verdict is not None:
             self._end(trial, event.verdict, event.time)
+
+    def _trial(self, number: int) -> Trial:
+        if number not in self.trials:
+            raise SearchError(f"trial {number} was never suggested: the log has lost a line.")
+        return self.trials[number]
 
     def _end(self, trial: Trial, verdict: Verdict, time: float) -> None:
         trial.verdict, trial.ended = verdict, time

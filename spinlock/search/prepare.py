@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spinlock.config import dotted, parse, replace
+from spinlock.search.check import load_study
 from spinlock.search.noa import NOA
-from spinlock.search.space import Study, load_study
+from spinlock.search.space import Study
 from spinlock.training import prepare
 from spinlock.training.config import NOATraining
 

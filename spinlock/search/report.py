@@ -87,11 +87,13 @@ def table(
     A `wide` one has the sentences of the verdicts, else the rule stands for its sentence.
     """
     study = ledger.study
-    result = Table(title=f"{study.name}: {_counts(ledger, live=live)}", box=SIMPLE_HEAD)
+    result = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    result.title = f"{study.name}: {_counts(ledger, live=live)}"
     metrics = list(dict.fromkeys([study.objective.metric, *_COLUMNS]))
-    names = [key.rpartition(".")[2].removeprefix("lambda_") for key in study.space]
-    for name in ["", *names, "epoch", *(m.removeprefix("val/") for m in metrics)]:
-        result.add_column(name, justify="right", no_wrap=True)
+    names = [key.rpartition(".")[2].replace("lambda", "λ") for key in study.space]
+    result.add_column("#", justify="right", no_wrap=True, min_width=3)
+    for name in [*names, "epoch", *(m.removeprefix("val/") for m in metrics)]:
+        result.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     result.add_column("state", no_wrap=True)
     best = ranked(ledger)[:1]
     for trial in _chosen(ledger, newest):

@@ -77,9 +77,10 @@ def _compare(
     """ASHA at a rung: stop unless among the best 1/factor of those that came `before`."""
     if not before:
         return None
-    share = 100 / asha.reduction_factor
-    quantile = share if study.objective.mode == "min" else 100 - share
-    cut = float(np.percentile(list(before.values()), quantile))
+    # As rewards, larger being better: Ray's own arithmetic, equal to the last bit.
+    sign = -1.0 if study.objective.mode == "min" else 1.0
+    rewards = [sign * other for other in before.values()]
+    cut = sign * float(np.percentile(rewards, (1 - 1 / asha.reduction_factor) * 100))
     if not study.objective.better(cut, value):
         return None
     sentence = (

@@ -31,7 +31,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial as OptunaTrial
 from optuna.trial import TrialState
 
-from spinlock.search.events import Scalar, State
+from spinlock.search.events import Scalar, State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.space import TPE, Parameter, Random, Study
 
@@ -57,6 +57,7 @@ class Sampler:
         path = experiment / JOURNAL
         # The experiment's lock is ours, so a lock on the journal is of a writer that was killed.
         path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
+        drop_torn_line(path)
         try:
             study = _study(path, ledger.study)
             agrees = _agrees(study, ledger)
@@ -64,7 +65,7 @@ class Sampler:
             _log.warning("%s is damaged (%s): made anew from the log.", path, error)
             agrees = False
         if not agrees:
-            path.unlink(missing_ok=True)
+            path.unlink()
             study = _study(path, ledger.study)
         sampler = cls(study, ledger.study)
         sampler._mend(ledger)
@@ -127,7 +128,10 @@ class Sampler:
         del self._open[trial.number]
 
     def _constrain(self, trial: OptunaTrial, *, violated: str | None) -> None:
+        known = self.study.get_trials(deepcopy=False)[trial.number].constraints
         for rule in self._rules:
+            if rule in known:  # by a driver that was killed in the middle of telling
+                continue
             trial.set_constraint(rule, 1.0 if rule == violated else 0.0)
 
     def _mend(self, ledger: Ledger) -> None:

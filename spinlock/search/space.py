@@ -1,21 +1,16 @@
 """A study on paper: what is searched, by which objective, with which rules and resources.
 
-Imports neither Ray nor Optuna, so a space can be checked anywhere. `load_study` answers for the
-whole file before anything starts: each extreme of the space is validated as a real training
-configuration, one at a time, and a misspelt path is answered with the nearest right one.
+Imports neither Ray nor Optuna, so a space can be checked anywhere.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from spinlock.config import Config, Lines, dotted, known_paths, nearest, parse, read, replace
-from spinlock.errors import ConfigError
-from spinlock.search.trainable import Trainable
+from spinlock.config import Config, replace
 from spinlock.training.guards import Guard
 
 Scalar = bool | int | float | str
@@ -54,12 +49,12 @@ class Parameter(Config):
         ends = self.log_uniform or self.uniform or self.int_uniform
         if ends is None:
             raise TypeError("a choice has no range")
-        return ends
+        return float(ends[0]), float(ends[1])
 
     @property
     def extremes(self) -> tuple[Scalar, ...]:
         """The ends of a range, or every choice."""
-        return self.choice if self.choice is not None else self.range
+        return self.choice or self.int_uniform or self.range
 
     def holds(self, value: Scalar) -> bool:
         """Whether `value` can be suggested."""
@@ -184,88 +179,3 @@ class Study(Config):
         """Points of the space for showing; the searcher draws its own."""
         random = np.random.default_rng(self.seed)
         return [{k: p.sample(random) for k, p in self.space.items()} for _ in range(count)]
-
-
-def load_study(
-    path: Path,
-    trainable: Trainable,
-    overrides: Sequence[str] = (),
-    *,
-    fixed: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
-) -> Study:
-    """The study in a YAML file, checked as a whole. Raises ConfigError with every fault.
-
-    Training settings in `fixed` win over the file's; those in `defaults` stand where the file
-    has none.
-    """
-    document, lines = read(path)
-    study = parse(Study, document, where=str(path), lines=lines, overrides=overrides)
-    given = dotted(study.training)
-    extra = {k: v for k, v in (defaults or {}).items() if k not in given} | dict(fixed or {})
-    study = study.model_copy(update={"training": replace(study.training, extra)})
-    check(study, trainable, where=str(path), lines=lines)
-    return study
-
-
-def check(study: Study, trainable: Trainable, *, where: str, lines: Lines | None = None) -> None:
-    """Raise ConfigError, listing every fault, unless each extreme of the space could train."""
-    lines = lines or {}
-
-    def place(*path: str | int) -> str:
-        line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-        return where if line is None else f"{where}:{line}"
-
-    faults = [f"{place(*path)}: {fault}" for path, fault in _faults(study, trainable)]
-    if not faults:
-        inner = {path[1:]: line for path, line in lines.items() if path[0] == "training"}
-        base = study.configuration({key: p.extremes[0] for key, p in study.space.items()})
-        parse(trainable.model, base, where=f"{where}: training", lines=inner)
-        for key, parameter in study.space.items():
-            for value in parameter.extremes:
-                origin = f"{place('space', key)}: space.{key} = {value!r}"
-                try:
-                    parse(trainable.model, replace(base, {key: value}), where=origin)
-                except ConfigError as error:
-                    faults.append(str(error))
-    if faults:
-        raise ConfigError("\n".join(faults))
-
-
-def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, ...], str]]:
-    """Faults that need no training configuration, each with its path in the document."""
-    faults: list[tuple[tuple[str | int, ...], str]] = []
-    known, fixed = known_paths(trainable.model), dotted(study.training)
-    for key in study.space:
-        if key not in known:
-            faults.append(
-                (("space", key), f"space.{key}: no training setting. {nearest(key, known)}")
-            )
-        elif key in fixed:
-            reason = (
-                f"searched here and fixed to {fixed[key]!r} under training: keep one of the two"
-            )
-            faults.append((("space", key), f"space.{key}: {reason}."))
-    for index, point in enumerate(study.start):
-        for key, value in point.items():
-            at = f"start.{index}.{key}"
-            if key not in study.space:
-                message = f"{at}: not searched. {nearest(key, list(study.space))}"
-                faults.append((("start", index, key), message))
-            elif not study.space[key].holds(value):
-                message = f"{at}: {value!r} is outside the space, {study.space[key].extremes}."
-                faults.append((("start", index, key), message))
-    metric = study.objective.metric
-    weights = [key for key in study.space if key.rpartition(".")[2].startswith("lambda")]
-    if metric.rpartition("/")[2] == "total" and weights:
-        faults.append(
-            (
-                ("objective", "metric"),
-                f"objective.metric: {metric} is the sum that {' and '.join(weights)} weigh: it "
-                "falls as the weights fall, whatever the model learns. Choose val/traj.",
-            )
-        )
-    elif metric not in trainable.metrics:
-        hint = nearest(metric, trainable.metrics)
-        faults.append((("objective", "metric"), f"objective.metric: no metric '{metric}'. {hint}"))
-    return faults

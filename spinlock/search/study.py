@@ -20,6 +20,7 @@ from spinlock.config import parse
 from spinlock.errors import SearchError
 from spinlock.search import cluster
 from spinlock.search.book import Book
+from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
 from spinlock.search.execution import Assignment, in_process, ray_train
 from spinlock.search.ledger import Ledger, Trial, write_tables
@@ -27,7 +28,7 @@ from spinlock.search.report import Progress
 from spinlock.search.sampler import Sampler
 from spinlock.search.scheduler import BookScheduler, StartedCallback
 from spinlock.search.searcher import BookSearcher
-from spinlock.search.space import Resources, Study, check
+from spinlock.search.space import Resources, Study
 from spinlock.search.trainable import Trainable
 
 

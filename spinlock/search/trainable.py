@@ -6,11 +6,12 @@ it yields a report after each epoch, and whoever drives it decides what to do wi
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from spinlock.config import Config
 
 
+@runtime_checkable
 class StopLike(Protocol):
     """Why a trainer ended its own run: `kind` is nonfinite, memory or early_stopping."""
 
@@ -20,6 +21,7 @@ class StopLike(Protocol):
     def sentence(self) -> str: ...
 
 
+@runtime_checkable
 class ReportLike(Protocol):
     """One epoch, counted from 1. With a `stop` it is the last, and metrics may be NaN."""
 
@@ -31,6 +33,7 @@ class ReportLike(Protocol):
     def stop(self) -> StopLike | None: ...
 
 
+@runtime_checkable
 class TrainerLike(Protocol):
     """One run. `restore` raises ArtifactError when the checkpoint is damaged."""
 
@@ -39,6 +42,7 @@ class TrainerLike(Protocol):
     def restore(self, directory: Path) -> None: ...
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """A kind of training that searches run. Picklable: it travels to the workers."""
 

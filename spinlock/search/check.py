@@ -1,0 +1,110 @@
+"""A study's file, answered for as a whole before anything starts.
+
+Each extreme of the space is validated as a real training configuration, one at a time, and a
+misspelt path is answered with file, line, key and the nearest right one. Imports neither Ray nor
+Optuna.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, replace
+from spinlock.errors import ConfigError
+from spinlock.search.space import Study
+from spinlock.search.trainable import Trainable
+from spinlock.training.guards import Nonfinite
+
+
+def load_study(
+    path: Path,
+    trainable: Trainable,
+    overrides: Sequence[str] = (),
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Study:
+    """The study in a YAML file, checked as a whole. Raises ConfigError with every fault.
+
+    Training settings in `fixed` win over the file's; those in `defaults` stand where the file
+    has none.
+    """
+    document, lines = read(path)
+    study = parse(Study, document, where=str(path), lines=lines, overrides=overrides)
+    given = dotted(study.training)
+    extra = {k: v for k, v in (defaults or {}).items() if k not in given} | dict(fixed or {})
+    study = study.model_copy(update={"training": replace(study.training, extra)})
+    check(study, trainable, where=str(path), lines=lines)
+    return study
+
+
+def check(study: Study, trainable: Trainable, *, where: str, lines: Lines | None = None) -> None:
+    """Raise ConfigError, listing every fault, unless each extreme of the space could train."""
+    lines = lines or {}
+    faults = []
+    for path, fault in _faults(study, trainable):
+        line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+        faults.append(f"{where if line is None else f'{where}:{line}'}: {fault}")
+    if not faults:
+        # A training setting stands in the file under training, or under space if it is searched.
+        inner: Lines = {path[1:]: line for path, line in lines.items() if path[0] == "training"}
+        for key in study.space:
+            if ("space", key) in lines:
+                inner[tuple(key.split("."))] = lines["space", key]
+        base = study.configuration({key: p.extremes[0] for key, p in study.space.items()})
+        for key, parameter in study.space.items():
+            for value in parameter.extremes:
+                try:
+                    changed = replace(base, {key: value})
+                    parse(trainable.model, changed, where=where, lines=inner)
+                except ConfigError as error:
+                    faults += str(error).splitlines()
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, ...], str]]:
+    """Faults that need no training configuration, each with its path in the document."""
+    faults: list[tuple[tuple[str | int, ...], str]] = []
+    known, fixed = known_paths(trainable.model), dotted(study.training)
+    for key in study.space:
+        if key not in known:
+            faults.append(
+                (("space", key), f"space.{key}: no training setting. {nearest(key, known)}")
+            )
+        elif key in fixed:
+            reason = (
+                f"searched here and fixed to {fixed[key]!r} under training: keep one of the two"
+            )
+            faults.append((("space", key), f"space.{key}: {reason}."))
+    for index, point in enumerate(study.start):
+        for key, value in point.items():
+            at = f"start.{index}.{key}"
+            if key not in study.space:
+                message = f"{at}: not searched. {nearest(key, list(study.space))}"
+                faults.append((("start", index, key), message))
+            elif not study.space[key].holds(value):
+                message = f"{at}: {value!r} is outside the space, {study.space[key].extremes}."
+                faults.append((("start", index, key), message))
+    for index, guard in enumerate(study.guards):
+        for watched in guard.metrics if isinstance(guard, Nonfinite) else (guard.metric,):
+            if watched not in trainable.metrics:
+                hint = nearest(watched, trainable.metrics)
+                message = (
+                    f"guards.{index}: it watches no metric that is reported: {watched}. {hint}"
+                )
+                faults.append((("guards", index), message))
+    metric = study.objective.metric
+    weights = [key for key in study.space if key.rpartition(".")[2].startswith("lambda")]
+    if metric.rpartition("/")[2] == "total" and weights:
+        faults.append(
+            (
+                ("objective", "metric"),
+                f"objective.metric: {metric} is the sum that {' and '.join(weights)} weigh: it "
+                "falls as the weights fall, whatever the model learns. Choose val/traj.",
+            )
+        )
+    elif metric not in trainable.metrics:
+        hint = nearest(metric, trainable.metrics)
+        faults.append((("objective", "metric"), f"objective.metric: no metric '{metric}'. {hint}"))
+    return faults

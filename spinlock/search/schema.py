@@ -1,0 +1,36 @@
+"""The JSON schema of a study, so that an editor completes and checks a space as it is typed.
+
+`python -m spinlock.search.schema > search_spaces/study.schema.json` writes the shipped one; the
+first line of a space names it for editors that read YAML's language server.
+"""
+
+import json
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from spinlock.config import known_paths
+from spinlock.search.noa import NOA
+from spinlock.search.space import Study
+from spinlock.search.trainable import Trainable
+
+
+def study_schema(trainable: Trainable) -> dict[str, Any]:
+    """Study's schema with `training` and the paths of `space` and `start` filled in."""
+    by_model, definitions = models_json_schema(
+        [(Study, "validation"), (trainable.model, "validation")],
+        title=f"Study of {trainable.name}",
+    )
+    schema: dict[str, Any] = definitions["$defs"]
+    study = schema[Study.__name__]
+    training = schema[trainable.model.__name__]
+    training.pop("required", None)  # what a space searches, it does not also set
+    study["properties"]["training"] = by_model[(trainable.model, "validation")]
+    paths = {"enum": known_paths(trainable.model)}
+    study["properties"]["space"]["propertyNames"] = paths
+    study["properties"]["start"]["items"]["propertyNames"] = paths
+    return {**definitions, **by_model[(Study, "validation")]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(study_schema(NOA()), indent=1))

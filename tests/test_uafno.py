@@ -51,11 +51,9 @@ def test_every_weight_can_receive_a_gradient() -> None:
     step.state.square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        untouched = (parameter.grad == 0).flatten(1).all(1) if parameter.dim() > 1 else None
         assert parameter.grad.abs().max() > 0, name
         if name.endswith("mixing.weight"):
-            assert untouched is not None
-            assert not untouched.any(), name
+            assert parameter.grad.flatten(2).abs().amax((0, 2)).min() > 0, name
 
 
 def test_only_wavenumbers_below_modes_are_kept_both_signs_of_the_first_axis() -> None:
@@ -68,7 +66,7 @@ def test_only_wavenumbers_below_modes_are_kept_both_signs_of_the_first_axis() ->
 def test_spectral_mixing_with_identity_weights_is_a_low_pass_filter() -> None:
     mixing = SpectralMixing(1, 8, 8, modes=2)
     with torch.no_grad():
-        mixing.weight.copy_(torch.tensor([1.0, 0.0]).expand_as(mixing.weight))
+        mixing.weight.copy_(torch.tensor([1.0, 0.0])[:, None, None, None])
     x = torch.arange(8) * (2 * torch.pi / 8)
     low = torch.cos(x)[:, None].expand(8, 8)[None, None]
     high = torch.cos(3 * x)[None, :].expand(8, 8)[None, None]

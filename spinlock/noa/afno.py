@@ -37,8 +37,9 @@ class SpectralMixing(nn.Module):
         self.columns = kept_columns(width, modes)
         self.grid = (height, width)
         kept = len(self.rows) * self.columns
-        # Real pairs, viewed as complex without a copy: optimizers and safetensors know real.
-        self.weight = nn.Parameter(torch.randn(kept, channels, channels, 2) * (0.5 / channels))
+        # Real and imaginary parts apart: two real batched products instead of a complex one,
+        # which torch runs on the CPU matrix by matrix.
+        self.weight = nn.Parameter(torch.randn(2, kept, channels, channels) * (0.5 / channels))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         batch, channels, height, width = x.shape
@@ -47,8 +48,12 @@ class SpectralMixing(nn.Module):
         spectrum = torch.fft.rfft2(x.float(), norm="ortho")
         whole = len(self.rows) == height and self.columns == width // 2 + 1
         kept = spectrum if whole else spectrum[:, :, self.rows, : self.columns]
-        by_mode = kept.permute(2, 3, 0, 1).reshape(-1, batch, channels)
-        mixed = torch.bmm(by_mode, torch.view_as_complex(self.weight))
+        parts = torch.view_as_real(kept).permute(2, 3, 4, 0, 1)  # rows, columns, re|im, B, C
+        by_mode = parts.reshape(-1, 2 * batch, channels)
+        (rr, ir), (ri, ii) = (
+            torch.bmm(by_mode, weight).unflatten(1, (2, batch)).unbind(1) for weight in self.weight
+        )
+        mixed = torch.complex(rr - ii, ri + ir)
         mixed = mixed.reshape(len(self.rows), self.columns, batch, channels).permute(2, 3, 0, 1)
         if not whole:
             padded = torch.zeros_like(spectrum)

@@ -131,7 +131,7 @@ class UAFNO(nn.Module):
     def forward(self, state: Float[Tensor, "B C H W"], films: list[Film]) -> Step:
         remaining = iter(films)
         x = self.stem(
-            ((state - self.mean) / self.scale).contiguous(memory_format=torch.channels_last)
+            (state - self.mean) / self.scale
         )
         skips = []
         for level, down in zip(self.encoder, self.downs, strict=True):

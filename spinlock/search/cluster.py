@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import PlacementGroupID
@@ -64,18 +65,14 @@ def connect(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     environment = {"env_vars": worker_environment(resources, local=address is None)}
     if address is not None:
-        context = ray.init(
-            address=address,
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        context = _join(address, environment)
     else:
         os.environ |= _LOCAL
         ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
         cpus = resources.workers * resources.cpus_per_worker
         concurrent = resources.concurrent or max(1, (os.cpu_count() or 1) // cpus)
         context = ray.init(
+            address="local",  # without it Ray joins another search's Ray on this machine
             num_cpus=concurrent * cpus,
             resources={DRIVER: concurrent},
             include_dashboard=dashboard or resources.execution == "ray_train",
@@ -89,6 +86,21 @@ def connect(
         yield Cluster(_room(resources), f"http://{url}" if url else None)
     finally:
         ray.shutdown()
+
+
+def _join(address: str, environment: dict[str, Any]) -> Any:
+    try:
+        return ray.init(
+            address=address,
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except ConnectionError as error:
+        raise SearchError(
+            f"{address}: {str(error).splitlines()[0]}. Is a Ray of version {ray.__version__} "
+            "running there? If it asks for a token, set RAY_AUTH_MODE=token."
+        ) from None
 
 
 def worker_environment(resources: Resources, *, local: bool) -> dict[str, str]:

@@ -195,7 +195,11 @@ def _fault(
     path = _document_path(document, fault["loc"], missing=fault["type"] == "missing")
     starts = [path[:n] for n in range(len(path), 0, -1)]
     line = next((lines[start] for start in starts if start in lines), None)
-    flag = next((flags[start] for start in starts if start in flags), None)
+    # A flag may have set this very key, a mapping around it, or something inside it.
+    flag = next((flags[start] for start in starts if start in flags), None) or next(
+        (flag for key, flag in flags.items() if key[: len(path)] == path and path not in lines),
+        None,
+    )
     key = ".".join(str(part) for part in path)
     if flag is not None:
         place = flag if flag.startswith(f"--set {key}=") else f"{flag}: {key}"

@@ -1,0 +1,1 @@
+"""Training runs: configuration, tasks, and the one loop that trains them all."""

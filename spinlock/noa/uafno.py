@@ -130,9 +130,7 @@ class UAFNO(nn.Module):
 
     def forward(self, state: Float[Tensor, "B C H W"], films: list[Film]) -> Step:
         remaining = iter(films)
-        x = self.stem(
-            (state - self.mean) / self.scale
-        )
+        x = self.stem((state - self.mean) / self.scale)
         skips = []
         for level, down in zip(self.encoder, self.downs, strict=True):
             x = level(x, remaining)

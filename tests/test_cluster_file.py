@@ -1,0 +1,208 @@
+"""cluster.yaml, as far as it can be held without an AWS account: nothing is started here."""
+
+import copy
+import ipaddress
+import json
+import re
+import shlex
+import subprocess
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from packaging.requirements import Requirement
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+from ruamel.yaml import YAML
+
+from spinlock.search.cluster import DRIVER
+from spinlock.search.prepare import plan
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+RAY_START = re.compile(r"ray start (.*)$", re.DOTALL)
+
+
+@pytest.fixture
+def described() -> dict[str, Any]:
+    """The file as it stands."""
+    config: dict[str, Any] = YAML(typ="safe", pure=True).load(TEXT)
+    return config
+
+
+@pytest.fixture
+def prepared(described: dict[str, Any]) -> dict[str, Any]:
+    """The file as `ray up` reads it: with Ray's defaults, and set-up merged per kind of node."""
+    config: dict[str, Any] = prepare_config(copy.deepcopy(described))
+    return config
+
+
+@pytest.fixture
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    return dict(line.split("==") for line in lines)
+
+
+def head(config: dict[str, Any]) -> dict[str, Any]:
+    node_type: dict[str, Any] = config["available_node_types"][config["head_node_type"]]
+    return node_type
+
+
+def workers(config: dict[str, Any]) -> list[dict[str, Any]]:
+    types = config["available_node_types"]
+    return [node for name, node in types.items() if name != config["head_node_type"]]
+
+
+def start_commands(config: dict[str, Any]) -> list[str]:
+    """The commands that start Ray: one on the head, one on a worker."""
+    commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    return [command for command in commands if RAY_START.search(command)]
+
+
+def flags(command: str) -> dict[str, Any]:
+    """What `ray start` itself reads from a command; raises click's UsageError for a bad flag."""
+    found = RAY_START.search(command)
+    assert found is not None
+    return start.make_context("ray start", shlex.split(found[1])).params
+
+
+def test_ray_accepts_the_file(prepared: dict[str, Any]) -> None:
+    validate_config(prepared)
+
+
+@pytest.mark.parametrize(
+    ("key", "misspelt"), [("idle_timeout_minutes", "idle_timeout_minute"), ("auth", "auht")]
+)
+def test_ray_refuses_a_misspelt_key(described: dict[str, Any], key: str, misspelt: str) -> None:
+    described[misspelt] = described.pop(key)
+    with pytest.raises(jsonschema.ValidationError, match=misspelt):
+        validate_config(prepare_config(described))
+
+
+def test_ray_would_start_nothing_that_the_file_does_not_say(
+    described: dict[str, Any], prepared: dict[str, Any]
+) -> None:
+    """Ray's own defaults open the dashboard to the world and install a nightly build."""
+    for key, value in prepared.items():
+        if key.endswith("_commands") and key not in described:
+            assert value == [], f"{key} is Ray's default"
+    assert prepared["available_node_types"].keys() == described["available_node_types"].keys()
+
+
+def test_every_command_is_one_that_a_shell_and_ray_can_read(prepared: dict[str, Any]) -> None:
+    for key, commands in prepared.items():
+        if key.endswith("_commands"):
+            for command in commands:
+                subprocess.run(["bash", "-n", "-c", command], check=True)
+    assert [flags(command)["head"] for command in start_commands(prepared)] == [True, False]
+
+
+def test_set_up_installs_the_checkout_with_our_pins(
+    prepared: dict[str, Any], pins: dict[str, str]
+) -> None:
+    checkout = next(remote for remote, here in prepared["file_mounts"].items() if here == ".")
+    assert checkout == "/home/ubuntu/spinlock"
+    for kind in ("head_setup_commands", "worker_setup_commands"):
+        installs = [command for command in prepared[kind] if "pip install" in command]
+        assert installs[0].startswith("cd ~/spinlock && ")
+        assert installs[0].endswith("pip install -q -c constraints.txt -e .")
+        for other in installs[1:]:  # nothing floats
+            assert re.search(r"pip install -q \S+==[\d.]+$", other)
+    # What was pinned is what these tests run with, and what the package itself asks for.
+    assert pins["ray"] == version("ray")
+    asked = [Requirement(line) for line in requires("spinlock") or []]
+    (ray,) = [requirement for requirement in asked if requirement.name == "ray"]
+    assert ray.specifier.contains(pins["ray"])
+
+
+def test_the_commands_in_its_comments_install_what_its_set_up_installs(
+    prepared: dict[str, Any],
+) -> None:
+    """`ray up` needs boto3 on both ends."""
+    assert len(set(re.findall(r"boto3==\S+", TEXT))) == 1
+    assert not any("boto3" in command for command in prepared["worker_setup_commands"])
+
+
+def test_no_trial_trains_on_the_head_and_every_trial_is_conducted_there(
+    prepared: dict[str, Any],
+) -> None:
+    (command,) = [c for c in start_commands(prepared) if flags(c)["head"]]
+    offered = head(prepared)["resources"]  # Ray lets these win over the flags
+    read = flags(command)
+    assert offered["CPU"] == read["num_cpus"] == 0
+    assert offered["GPU"] == read["num_gpus"] == 0
+    assert {DRIVER: offered[DRIVER]} == json.loads(read["resources"])
+    gpus = sum(node["resources"]["GPU"] * node["max_workers"] for node in workers(prepared))
+    assert offered[DRIVER] >= gpus
+    for node in workers(prepared):
+        assert DRIVER not in node["resources"]
+
+
+def test_an_on_demand_head_and_gpu_spot_workers_from_none(prepared: dict[str, Any]) -> None:
+    assert "InstanceMarketOptions" not in head(prepared)["node_config"]
+    assert head(prepared)["max_workers"] == 0
+    for node in workers(prepared):
+        assert node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert node["min_workers"] == 0
+        assert node["resources"]["GPU"] >= 1
+    assert sum(node["max_workers"] for node in workers(prepared)) == prepared["max_workers"]
+
+
+def test_every_node_starts_with_the_token_that_is_copied_to_it(prepared: dict[str, Any]) -> None:
+    assert prepared["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
+    assert prepared["auth"]["ssh_user"] == "ubuntu"  # whose home that is
+    for kind in ("head_setup_commands", "worker_setup_commands"):
+        assert "chmod 600 ~/.ray/auth_token" in prepared[kind]
+    commands = start_commands(prepared)
+    assert len(commands) == 2
+    for command in commands:
+        variables = command[: command.index("ray start")].split(";")[-1].split()
+        assert "RAY_AUTH_MODE=token" in variables
+
+
+def test_the_dashboard_listens_on_loopback(prepared: dict[str, Any]) -> None:
+    for command in start_commands(prepared):
+        assert ipaddress.ip_address(flags(command)["dashboard_host"]).is_loopback
+
+
+def test_only_port_22_is_open_and_to_one_address(prepared: dict[str, Any]) -> None:
+    """Ray adds port 22 for 0.0.0.0/0 to groups that it makes: every node names its own."""
+    assert "security_group" not in prepared["provider"]
+    for node in (head(prepared), *workers(prepared)):
+        assert node["node_config"]["SecurityGroupIds"]
+        assert "NetworkInterfaces" not in node["node_config"]
+    assert "0.0.0.0/0" not in TEXT
+    # The group is made by the commands in the comments: one port, one address, the group itself.
+    commands = re.sub(r" \\\n *#", "", TEXT)
+    opened = re.findall(r"authorize-security-group-ingress (.*)", commands)
+    assert len(opened) == 2
+    outside, inside = (shlex.split(command) for command in opened)
+    assert outside[outside.index("--port") + 1] == "22"
+    assert outside[outside.index("--cidr") + 1].endswith("/32")
+    assert inside[inside.index("--source-group") + 1] == inside[inside.index("--group-name") + 1]
+
+
+def test_each_field_to_change_is_marked_and_fails_until_it_is_changed(
+    described: dict[str, Any],
+) -> None:
+    marked = re.findall(r"^ +(?:\w+: \S+ +)?# CHANGE", TEXT, re.MULTILINE)
+    assert len(marked) == 3
+    nodes = [node["node_config"] for node in described["available_node_types"].values()]
+    assert {node["ImageId"] for node in nodes} == {"ami-change-me"}
+    assert all(node["SecurityGroupIds"] == ["sg-change-me"] for node in nodes)
+
+
+def test_a_worker_holds_a_trial_of_the_search_in_its_comments(prepared: dict[str, Any]) -> None:
+    (space,) = re.findall(r"--space ~/spinlock/(\S+)", TEXT)
+    study = plan(ROOT / space, re.findall(r"--set (\S+)", TEXT), data=None, tokenizer=None)
+    for node in workers(prepared):
+        assert 0 < study.resources.gpus_per_worker <= node["resources"]["GPU"]
+        assert study.resources.cpus_per_worker <= node["resources"]["CPU"]
+
+
+def test_the_file_describes_no_experiment(described: dict[str, Any]) -> None:
+    spaces = {path.stem for path in (ROOT / "search_spaces").glob("*.yaml")}
+    described_words = set(re.findall(r"\w+", json.dumps(described)))
+    assert not described_words & (spaces | {"tune_noa", "search_spaces"})

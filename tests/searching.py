@@ -6,6 +6,7 @@ It reports the metrics of a NOA run, and can be told to climb, to go NaN, to die
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,8 +18,13 @@ from pydantic import Field
 from spinlock import artifact
 from spinlock.config import Config
 from spinlock.errors import ArtifactError
+from spinlock.search.book import Book
 from spinlock.search.checkpoints import Report
+from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.rules import Stop
+from spinlock.search.sampler import Sampler
+from spinlock.search.space import Study
+from spinlock.search.study import run
 
 
 class Loss(Config):
@@ -36,9 +42,10 @@ class RegressionConfig(Config):
     epochs: int = Field(4, ge=1)
     seed: int = 0
     seconds: float = 0.0  # each epoch takes at least so long
-    nan_above: float = math.inf.__class__("1e30")  # lr above which the second epoch is NaN
+    nan_above: float = 1e30  # lr above which the second epoch is NaN
     climb_above: float = 1e30  # lambda_commit above which val/commit climbs
     die_once: Path | None = None  # the process kills itself after epoch 2 unless this file exists
+    raise_at_batch: int = 0  # the batch size at which training raises
     die_above: float = 1e30  # lr above which it does so
 
 
@@ -60,6 +67,8 @@ class RegressionTrainer:
 
     def _epoch(self) -> Report:
         config, started = self.config, time.perf_counter()
+        if config.batch_size == config.raise_at_batch:
+            raise ValueError(f"a batch of {config.batch_size} cannot be")
         for first in range(0, 48, config.batch_size):
             part = slice(first, min(48, first + config.batch_size))
             error = self.inputs[part] @ self.weights - self.targets[part]
@@ -138,3 +147,56 @@ class Regression:
         trainer = RegressionTrainer(RegressionConfig(**found.config["training"]))
         trainer.weights, trainer.epoch = found.weights["weights"], found.config["epoch"]
         return trainer.evaluate()
+
+
+def without_ray(study: Study, directory: Path) -> Ledger:
+    """The search that `study` describes, one trial after the other in this process."""
+    trainable = Regression()
+
+    def configured(trial: Trial) -> RegressionConfig:
+        return RegressionConfig.model_validate(study.configuration(trial.parameters))
+
+    book = Book.open(
+        directory,
+        study,
+        trainable=trainable.name,
+        facts={},
+        epochs=lambda trial: configured(trial).epochs,
+        resume=False,
+    )
+    sampler = Sampler.open(directory, book.ledger)
+    for number in range(study.trials):
+        trial = book.suggested(sampler.ask(number))
+        for report in RegressionTrainer(configured(trial)).epochs():
+            if book.report(number, report.epoch, report.metrics, report.stop) is not None:
+                break
+        sampler.tell(trial)
+    book.close()
+    return book.ledger
+
+
+def told(ledger: Ledger) -> dict[int, tuple[Any, ...]]:
+    """Everything that a search decided and measured, but for the clock."""
+    return {
+        number: (
+            trial.parameters,
+            [
+                {k: repr(v) for k, v in metrics.items() if k != "seconds"}
+                for metrics in trial.history
+            ],
+            trial.verdict,
+        )
+        for number, trial in ledger.trials.items()
+    }
+
+
+if __name__ == "__main__":
+    # python searching.py DIRECTORY STUDY.json [--resume]: a driver of its own, to be killed.
+    result = run(
+        Study.model_validate_json(Path(sys.argv[2]).read_text()),
+        Regression(),
+        Path(sys.argv[1]),
+        resume="--resume" in sys.argv,
+        dashboard=False,
+    )
+    sys.exit(0 if result.finished else 130)

@@ -11,6 +11,7 @@ from test_scheduler_rules import book, metrics, study
 
 from spinlock.search.book import Book
 from spinlock.search.events import Scalar
+from spinlock.search.ledger import Ledger
 from spinlock.search.rules import Stop
 from spinlock.search.sampler import JOURNAL, Sampler
 from spinlock.search.space import Study
@@ -72,10 +73,10 @@ def load(directory: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="rules", storage=storage).trials
 
 
-def agree(found: Book, trials: list[optuna.trial.FrozenTrial]) -> None:
+def agree(ledger: Ledger, trials: list[optuna.trial.FrozenTrial]) -> None:
     """Each trial's fate, values and reason are the same on both sides."""
-    assert len(trials) == len(found.ledger.trials)
-    for ours, theirs in zip(found.ledger.trials.values(), trials, strict=True):
+    assert len(trials) == len(ledger.trials)
+    for ours, theirs in zip(ledger.trials.values(), trials, strict=True):
         verdict = ours.verdict
         assert verdict is not None
         assert theirs.params == ours.parameters
@@ -112,7 +113,7 @@ def test_every_trial_ends_in_optuna_as_it_ended_here(tmp_path: Path) -> None:
     play(found, sampler, 20)
     states = {str(t.state()) for t in found.ledger.trials.values()}
     assert states == {"COMPLETED", "PRUNED", "GUARDED", "INFEASIBLE", "FAILED"}
-    agree(found, load(tmp_path))
+    agree(found.ledger, load(tmp_path))
 
 
 @pytest.mark.parametrize("lost", ["nothing", "journal", "tail", "torn", "locked", "foreign"])
@@ -138,7 +139,7 @@ def test_an_interrupted_search_suggests_what_an_undisturbed_one_does(
             shutil.copy(tmp_path / "straight" / JOURNAL, journal)
     assert suggestions(found) == suggestions(straight)
     found, sampler = opened(directory, resume=True)
-    agree(found, load(directory))
+    agree(found.ledger, load(directory))
 
 
 @pytest.mark.parametrize("journal", ["kept", "lost"])
@@ -159,7 +160,7 @@ def test_trials_under_way_are_taken_up_with_their_number_and_values(
     for unfinished in found.ledger.unfinished:
         finish(found, sampler, unfinished.number)
     play(found, sampler, 6)
-    agree(found, load(tmp_path))
+    agree(found.ledger, load(tmp_path))
     assert not [t for t in load(tmp_path) if t.state == TrialState.RUNNING]
 
 

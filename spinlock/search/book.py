@@ -14,6 +14,7 @@ from typing import Any
 from spinlock.config import dotted
 from spinlock.errors import SearchError
 from spinlock.search.events import (
+    Crashed,
     Ended,
     Event,
     EventLog,
@@ -95,6 +96,10 @@ class Book:
         """A process has taken the trial up."""
         attempt = self.ledger.trials[number].attempts + 1
         self._write(Started(time=time.time(), trial=number, attempt=attempt))
+
+    def crashed(self, number: int, reason: str) -> None:
+        """An attempt has failed; Tune decides whether another follows."""
+        self._write(Crashed(time=time.time(), trial=number, reason=reason))
 
     def report(
         self, number: int, epoch: int, metrics: Mapping[str, float], stop: Stop | None

@@ -79,7 +79,7 @@ def connect(
             dashboard_host="127.0.0.1",
             runtime_env=environment,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     try:
         url = context.dashboard_url
@@ -94,7 +94,7 @@ def _join(address: str, environment: dict[str, Any]) -> Any:
             address=address,
             runtime_env=environment,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     except ConnectionError as error:
         raise SearchError(

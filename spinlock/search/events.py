@@ -87,6 +87,14 @@ class Started(_Event):
     attempt: int
 
 
+class Crashed(_Event):
+    """An attempt ended by an exception or a dead process; another may follow."""
+
+    event: Literal["crashed"] = "crashed"
+    trial: int
+    reason: str
+
+
 class Reported(_Event):
     """An epoch is acknowledged; with a verdict the trial ends here."""
 
@@ -112,7 +120,9 @@ class SessionClosed(_Event):
     reason: Literal["finished", "interrupted"]
 
 
-Event = StudyOpened | SessionOpened | Suggested | Started | Reported | Ended | SessionClosed
+Event = (
+    StudyOpened | SessionOpened | Suggested | Started | Crashed | Reported | Ended | SessionClosed
+)
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

@@ -10,9 +10,11 @@ Both drive the same generator of reports, so they give the same numbers. What di
 
 import gc
 import logging
+import os
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,51 +102,54 @@ def reports(
 
 def in_process(trainable: Trainable) -> TrialFunction:
     """A Tune function that trains the trial in the process that it is called in."""
-
-    def train_here(config: dict[str, Any]) -> None:
-        gc.collect()  # the process is reused: what the trial before it held must go first
-        with closing(reports(trainable, Assignment.unpack(config), leads=True)) as epochs:
-            for report in epochs:
-                tune.report(_pack(report))
-
-    return train_here
+    return partial(_train_here, trainable)
 
 
 def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> TrialFunction:
     """A Tune function that starts a group of Ray Train workers and passes their reports on."""
+    return partial(_train_group, trainable, resources, storage)
 
-    def train_worker(config: dict[str, Any]) -> None:
-        leads = train.get_context().get_world_rank() == 0
-        group = ray.util.get_current_placement_group()
-        with closing(reports(trainable, Assignment.unpack(config), leads=leads)) as epochs:
-            for report in epochs:
-                train.report(_pack(report) | {GROUP: "" if group is None else group.id.hex()})
 
-    def train_group(config: dict[str, Any]) -> None:
-        per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-        if resources.gpus_per_worker:
-            per_worker["GPU"] = resources.gpus_per_worker
-        TorchTrainer(
-            train_worker,
-            train_loop_config=config,
-            scaling_config=train.ScalingConfig(
-                num_workers=resources.workers,
-                use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker=per_worker,
-            ),
-            run_config=train.RunConfig(
-                # A name of its own per attempt: Train must not resume by itself what the
-                # trial's own checkpoints resume.
-                name=tune.get_context().get_trial_id(),
-                storage_path=str(storage),
-                callbacks=[TuneReportCallback()],
-                # Retries are the search's: one policy, each attempt in the log. The default
-                # controller limit of -1 would retry a group that cannot start for ever.
-                failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=3),
-            ),
-        ).fit()
+def _train_here(trainable: Trainable, config: dict[str, Any]) -> None:
+    gc.collect()  # the process is reused: what the trial before it held must go first
+    with closing(reports(trainable, Assignment.unpack(config), leads=True)) as epochs:
+        for report in epochs:
+            tune.report(_pack(report))
 
-    return train_group
+
+def _train_group(
+    trainable: Trainable, resources: Resources, storage: Path, config: dict[str, Any]
+) -> None:
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    TorchTrainer(
+        partial(_train_worker, trainable),
+        train_loop_config=config,
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        run_config=train.RunConfig(
+            # A name of its own per attempt: Train must not resume by itself what the trial's
+            # own checkpoints resume.
+            name=f"{tune.get_context().get_trial_id()}-{os.getpid()}",
+            storage_path=str(storage),
+            callbacks=[TuneReportCallback()],
+            # Retries are the search's: one policy, each attempt in the log. The default
+            # controller limit of -1 would retry a group that cannot start for ever.
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=3),
+        ),
+    ).fit()
+
+
+def _train_worker(trainable: Trainable, config: dict[str, Any]) -> None:
+    leads = train.get_context().get_world_rank() == 0
+    group = ray.util.get_current_placement_group()
+    with closing(reports(trainable, Assignment.unpack(config), leads=leads)) as epochs:
+        for report in epochs:
+            train.report(_pack(report) | {GROUP: "" if group is None else group.id.hex()})
 
 
 def unpack(result: dict[str, Any]) -> tuple[int, dict[str, float], Stop | None] | None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from spinlock.errors import SearchError
 from spinlock.files import atomic_file
 from spinlock.search.events import (
+    Crashed,
     Ended,
     Event,
     Reported,
@@ -44,6 +45,7 @@ class Trial:
     attempts: int = 0
     started: float | None = None
     ended: float | None = None
+    crashes: list[str] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     verdict: Verdict | None = None
 
@@ -118,6 +120,8 @@ class Ledger:
                 trial = self._trial(event.trial)
                 trial.attempts = event.attempt
                 trial.started = event.time if trial.started is None else trial.started
+            case Crashed():
+                self._trial(event.trial).crashes.append(event.reason)
             case Reported():
                 self._report(event)
             case Ended():

@@ -12,7 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from spinlock.config import parse
-from spinlock.search.events import Ended, Event, Reported, Scalar, Started, State, Suggested
+from spinlock.search.events import (
+    Crashed,
+    Ended,
+    Event,
+    Reported,
+    Scalar,
+    Started,
+    State,
+    Suggested,
+)
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
@@ -64,6 +73,8 @@ class Progress:
             case Started():
                 again = f", attempt {event.attempt}" if event.attempt > 1 else ""
                 line = f"trial {event.trial}: started{again}"
+            case Crashed():
+                line = f"trial {event.trial}: crashed: {event.reason}"
             case Reported():
                 shown = [
                     m for m in (*_COLUMNS, ledger.study.objective.metric) if m in event.metrics

@@ -12,7 +12,7 @@ from ray import cloudpickle
 from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.result import EXPR_ERROR_PICKLE_FILE
+from ray.tune.result import EXPR_ERROR_FILE, EXPR_ERROR_PICKLE_FILE
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
@@ -53,8 +53,8 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        number = int(trial.config[TRIAL])
-        self._book.fail(number, _cause(trial))
+        # Called after every failed attempt, also when another follows.
+        self._book.crashed(int(trial.config[TRIAL]), _cause(trial))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_book": None, "_stopped": None}
@@ -77,10 +77,18 @@ class StartedCallback(Callback):
 
 
 def _cause(trial: TuneTrial) -> str:
-    """Why the trial's last attempt failed, in one line."""
-    path = Path(trial.local_path) / EXPR_ERROR_PICKLE_FILE
-    error = cloudpickle.loads(path.read_bytes()) if path.is_file() else None
-    if isinstance(error, RayTaskError):
-        error = error.cause
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    """Why the trial's last attempt failed, in one line, from what Tune keeps of it."""
+    text = Path(trial.local_path) / EXPR_ERROR_FILE
+    pickled = Path(trial.local_path) / EXPR_ERROR_PICKLE_FILE
+    # "Failure # 2 (occurred at ...)", then the error; failures to start are not pickled.
+    told = text.read_text().rpartition("Failure # ")[2].partition("\n")[2] if text.is_file() else ""
+    if pickled.is_file():
+        error = cloudpickle.loads(pickled.read_bytes())
+        if str(error) in told:
+            error = error.cause if isinstance(error, RayTaskError) else error
+            return f"{type(error).__name__}: {_first_line(str(error))}"
+    return _first_line(told)
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")

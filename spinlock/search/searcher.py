@@ -73,7 +73,11 @@ class BookSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tune's own result is not asked: the book has the verdict already."""
-        self._tell(self._running.pop(trial_id))
+        number = self._running.pop(trial_id)
+        if error:  # the last attempt that the study allows has failed
+            crashes = self._book.ledger.trials[number].crashes
+            self._book.fail(number, crashes[-1] if crashes else "it could not be started")
+        self._tell(number)
 
     @override
     def save(self, checkpoint_path: str) -> None:

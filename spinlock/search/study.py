@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from rich.console import Console
 
 from spinlock.config import parse
@@ -30,6 +31,8 @@ from spinlock.search.scheduler import BookScheduler, StartedCallback
 from spinlock.search.searcher import BookSearcher
 from spinlock.search.space import Resources, Study
 from spinlock.search.trainable import Trainable
+
+_MEMORY_KILLS = 3
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def run(
                     if ray_.dashboard is not None:
                         console.print(f"Ray dashboard: {ray_.dashboard}")
                     book.listeners.append(progress)
-                    _fit(study, trainable, book, sampler, concurrent=ray_.concurrent)
+                    _search(study, trainable, book, sampler, ray_, console)
+        except KeyboardInterrupt:
+            pass  # outside Tune's own loop, or a second one: the log is whole at any moment
         finally:
             book.close()
             write_tables(book.ledger, experiment)
@@ -94,8 +99,41 @@ def run(
     return StudyResult(experiment, book.ledger, ended)
 
 
+def _search(
+    study: Study,
+    trainable: Trainable,
+    book: Book,
+    sampler: Sampler,
+    ray_: cluster.Cluster,
+    console: Console,
+) -> None:
+    """Run Tune, and run it again if a joined Ray's memory monitor ends it.
+
+    The monitor's error is no actor's death to Tune: it breaks out of the loop, past every retry,
+    and takes all trials with it. They go on from their checkpoints in a new loop.
+    """
+    for kills in range(_MEMORY_KILLS + 1):
+        try:
+            _fit(study, trainable, book, sampler, ray_.concurrent, f"{kills}")
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, OutOfMemoryError):
+                raise
+            console.print("Ray's memory monitor killed a trial; going on from the checkpoints.")
+        else:
+            return
+    raise SearchError(
+        f"Ray's memory monitor has killed trials {_MEMORY_KILLS + 1} times: {ray_.concurrent} at "
+        "once do not fit into the memory of a node. Lower resources.concurrent and --resume."
+    )
+
+
 def _fit(
-    study: Study, trainable: Trainable, book: Book, sampler: Sampler, *, concurrent: int
+    study: Study,
+    trainable: Trainable,
+    book: Book,
+    sampler: Sampler,
+    concurrent: int,
+    name: str,
 ) -> None:
     def assign(trial: Trial) -> dict[str, Any]:
         values = study.configuration(trial.parameters)
@@ -123,7 +161,7 @@ def _fit(
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name=f"session-{len(book.ledger.sessions):03d}",
+                name=f"session-{len(book.ledger.sessions):03d}-{name}",
                 storage_path=str(storage),
                 callbacks=[StartedCallback(book)],
                 failure_config=tune.FailureConfig(max_failures=study.retries),

@@ -1,0 +1,194 @@
+"""Whole searches on a real Ray and a real Optuna, with a small model that is really trained."""
+
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from searching import Regression, RegressionConfig, RegressionTrainer, told, without_ray
+from test_searcher_optuna import agree, load
+
+from spinlock import artifact
+from spinlock.errors import ArtifactError, SearchError
+from spinlock.search.events import State
+from spinlock.search.ledger import Ledger, read_ledger
+from spinlock.search.results import best, export
+from spinlock.search.space import Study
+from spinlock.search.study import StudyResult, run
+
+pytestmark = pytest.mark.slow
+
+
+def study(**changes: object) -> Study:
+    return Study.model_validate(
+        {
+            "name": "rules",
+            "trials": 12,
+            "seed": 1,
+            "resources": {"execution": "in_process", "concurrent": 2},
+            "scheduler": {"kind": "asha", "grace_epochs": 2, "reduction_factor": 3},
+            "guards": [{"kind": "commit_climb"}],
+            "training": {"epochs": 6, "nan_above": 0.2, "climb_above": 1.0},
+            "space": {
+                "optimizer.lr": {"log_uniform": [1e-4, 0.4]},
+                "loss.lambda_commit": {"log_uniform": [0.1, 3]},
+                "batch_size": {"choice": [4, 8, 16]},
+            },
+            "start": [
+                {"optimizer.lr": 0.05, "loss.lambda_commit": 0.5, "batch_size": 4},
+                {"optimizer.lr": 0.3, "loss.lambda_commit": 0.5, "batch_size": 8},
+                {"optimizer.lr": 0.04, "loss.lambda_commit": 2.0, "batch_size": 8},
+                {"optimizer.lr": 0.16, "loss.lambda_commit": 0.5, "batch_size": 4},
+                {"optimizer.lr": 0.05, "loss.lambda_commit": 0.5, "batch_size": 16},
+            ],
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    """Twelve trials, among them ones that go NaN, climb, are killed, and raise."""
+    directory = tmp_path_factory.mktemp("searched")
+    training = {
+        **{"epochs": 6, "nan_above": 0.2, "climb_above": 1.0},
+        **{"raise_at_batch": 16, "die_above": 0.15, "die_once": str(directory / "died")},
+    }
+    return run(study(training=training), Regression(), directory / "x", dashboard=False)
+
+
+def curve(ledger: Ledger, number: int) -> list[dict[str, str]]:
+    """What training this trial's configuration straight through reports."""
+    values = ledger.study.configuration(ledger.trials[number].parameters)
+    trainer = RegressionTrainer(RegressionConfig.model_validate(values))
+    if trainer.config.batch_size == trainer.config.raise_at_batch:
+        return []
+    return [
+        {k: repr(v) for k, v in report.metrics.items() if k != "seconds"}
+        for report in trainer.epochs()
+    ]
+
+
+def test_every_trial_of_a_search_is_accounted_for_once(searched: StudyResult) -> None:
+    ledger = searched.ledger
+    assert searched.finished
+    assert list(ledger.trials) == list(range(12))
+    assert not ledger.unfinished
+    states = [trial.state() for trial in ledger.trials.values()]
+    every = {State.COMPLETED, State.PRUNED, State.GUARDED, State.INFEASIBLE, State.FAILED}
+    assert set(states) == every
+    assert told(read_ledger(searched.experiment)) == told(ledger)
+
+
+def test_every_verdict_is_a_sentence_with_numbers(searched: StudyResult) -> None:
+    trials = searched.ledger.trials
+    sentences = [trial.verdict.sentence for trial in trials.values() if trial.verdict]
+    assert len(sentences) == 12
+    assert all(any(c.isdigit() for c in s) for s in sentences if s != "the loss is NaN")
+    assert trials[1].verdict is not None
+    assert trials[1].verdict.rule == "nonfinite"
+    assert trials[2].verdict is not None
+    assert "above 2 times its minimum" in trials[2].verdict.sentence
+
+
+def test_a_searched_trial_has_the_numbers_of_training_alone(searched: StudyResult) -> None:
+    measured = told(searched.ledger)
+    for number, trial in searched.ledger.trials.items():
+        assert measured[number][1] == curve(searched.ledger, number)[: trial.epochs]
+
+
+def test_a_killed_trial_process_is_retried_from_its_checkpoint(searched: StudyResult) -> None:
+    killed = searched.ledger.trials[3]
+    assert (searched.experiment.parent / "died").exists()
+    assert killed.attempts == 2
+    assert len(killed.crashes) == 1
+    assert killed.state() in (State.COMPLETED, State.PRUNED)
+    assert killed.epochs >= 3
+
+
+def test_a_trial_that_raises_is_given_up_after_its_retries_with_the_reason(
+    searched: StudyResult,
+) -> None:
+    raised = searched.ledger.trials[4]
+    assert raised.attempts == 2
+    assert raised.verdict is not None
+    assert raised.verdict.sentence == "ValueError: a batch of 16 cannot be"
+
+
+def test_a_nan_trial_stands_in_no_rung(searched: StudyResult) -> None:
+    nan = searched.ledger.trials[1]
+    assert nan.epochs == 2, "stopped at the first report that showed it"
+    assert math.isnan(nan.history[1]["val/traj"])
+    assert all(1 not in rung for rung in searched.ledger.values.values())
+
+
+def test_optuna_agrees_on_every_trial_and_none_is_left_running(searched: StudyResult) -> None:
+    agree(read_ledger(searched.experiment), load(searched.experiment))
+
+
+def test_the_tables_are_beside_the_log(searched: StudyResult) -> None:
+    assert pq.read_table(searched.experiment / "trials.parquet").num_rows == 12
+    epochs = pq.read_table(searched.experiment / "epochs.parquet").num_rows
+    assert epochs == sum(trial.epochs for trial in searched.ledger.trials.values())
+
+
+def test_the_best_is_the_epoch_that_scored_it_and_its_export_is_judged_again(
+    searched: StudyResult, tmp_path: Path
+) -> None:
+    found = best(searched.experiment)
+    completed = [t for t in searched.ledger.trials.values() if t.state() == State.COMPLETED]
+    assert found.value == min(m["val/traj"] for t in completed for m in t.history)
+    exported = export(searched.experiment, tmp_path / "out", {"regression": Regression()})
+    assert exported.difference == 0.0
+    assert set(exported.recorded) == {"val/traj", "val/commit", "val/latent"}
+    kept = artifact.load(tmp_path / "out", "regression")
+    assert kept.metrics["epoch"] == found.epoch
+    assert kept.provenance["trial"] == found.trial
+    assert kept.provenance["study"]["name"] == "rules"
+    assert kept.provenance["problem"] == "seed 0"
+
+
+def test_an_export_that_does_not_reproduce_its_metrics_is_refused(
+    searched: StudyResult, tmp_path: Path
+) -> None:
+    found = best(searched.experiment)
+    other = next(p for p in found.checkpoint.parent.iterdir() if p != found.checkpoint)
+    hidden = found.checkpoint.with_name("hidden")
+    found.checkpoint.rename(hidden)
+    other.rename(found.checkpoint)  # the weights of another epoch in its place
+    try:
+        with pytest.raises(ArtifactError, match="does not reproduce its metrics: val/"):
+            export(searched.experiment, tmp_path / "out", {"regression": Regression()})
+    finally:
+        found.checkpoint.rename(other)
+        hidden.rename(found.checkpoint)
+
+
+def test_a_finished_search_is_extended_by_asking_for_more(searched: StudyResult) -> None:
+    """Resumed with the same number of trials it has nothing to do, and starts no Ray."""
+    before = told(searched.ledger)
+    again = run(searched.ledger.study, Regression(), searched.experiment, resume=True)
+    assert again.finished
+    assert told(again.ledger) == before
+    with pytest.raises(SearchError, match="a search of 12 trials stands here"):
+        run(searched.ledger.study, Regression(), searched.experiment)
+
+
+def test_ray_train_gives_the_numbers_of_one_process_and_frees_what_it_took(
+    tmp_path: Path,
+) -> None:
+    """One CPU for one group: had a stopped trial kept its placement group, none could follow."""
+    wanted = study(
+        trials=3,
+        resources={"execution": "ray_train", "concurrent": 1},
+        searcher={"kind": "random"},
+        start=[
+            {"optimizer.lr": 0.05, "loss.lambda_commit": 0.5, "batch_size": 4},
+            {"optimizer.lr": 0.001, "loss.lambda_commit": 0.5, "batch_size": 8},
+            {"optimizer.lr": 0.3, "loss.lambda_commit": 0.5, "batch_size": 8},
+        ],
+    )
+    result = run(wanted, Regression(), tmp_path / "ray")
+    states = [trial.state() for trial in result.ledger.trials.values()]
+    assert states == [State.COMPLETED, State.PRUNED, State.INFEASIBLE]
+    assert told(result.ledger) == told(without_ray(wanted, tmp_path / "plain"))

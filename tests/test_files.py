@@ -27,9 +27,14 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="half way"), atomic_file(path) as beside:
-        beside.write_text("half")
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with atomic_file(path) as beside:
+            beside.write_text("half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

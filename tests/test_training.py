@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 
@@ -240,6 +241,20 @@ def test_a_checkpoint_of_another_configuration_is_refused_naming_the_keys(
     Trainer(built(noa)).save(tmp_path)
     with pytest.raises(ArtifactError, match=r"loss.lambda_commit: 0.5 there, 0.7 here"):
         Trainer(built(noa, loss__lambda_commit=0.7)).restore(tmp_path)
+
+
+def test_a_checkpoint_of_other_data_is_refused_and_of_the_same_data_elsewhere_taken(
+    noa: dict[str, Any], tiny_data: Path, tmp_path: Path
+) -> None:
+    Trainer(built(noa)).save(tmp_path)
+    moved, other = tmp_path / "moved.h5", tmp_path / "other.h5"
+    moved.write_bytes(tiny_data.read_bytes())
+    Trainer(built(noa, data__path=str(moved))).restore(tmp_path)
+    other.write_bytes(tiny_data.read_bytes())
+    with h5py.File(other, "r+") as file:
+        file["outputs/fields"][0, 0, 3] += 1
+    with pytest.raises(ArtifactError, match="Give the file that it was trained on"):
+        Trainer(built(noa, data__path=str(other))).restore(tmp_path)
 
 
 def test_a_finished_run_can_be_given_more_epochs(noa: dict[str, Any], tmp_path: Path) -> None:

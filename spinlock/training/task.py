@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spinlock.data import DatasetInfo
 from spinlock.training.batches import Split
 from spinlock.training.parallel import World
 
@@ -15,11 +16,13 @@ from spinlock.training.parallel import World
 class Task(ABC):
     """Modules to train, the terms of their loss with weights, and how they are judged.
 
-    `modules` holds every trained module, all of it in the optimizer. `weights` are the loss
-    weights by term; a search may vary them, so `validate` must give metrics that do not depend
-    on them, and `selection` names the one that a single run is judged by (lower is better).
+    `info` describes the data. `modules` holds every trained module, all of it in the optimizer.
+    `weights` are the loss weights by term; a search may vary them, so `validate` must give
+    metrics that do not depend on them, and `selection` names the one that a single run is judged
+    by (lower is better).
     """
 
+    info: DatasetInfo
     modules: nn.ModuleDict
     weights: dict[str, float]
     split: Split

@@ -267,6 +267,7 @@ class Trainer:
             directory,
             {
                 "config": self.config.model_dump(mode="json"),
+                "data_fingerprint": self.task.info.fingerprint,
                 "model": self.task.modules.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "run": asdict(self.state),
@@ -277,10 +278,16 @@ class Trainer:
     def restore(self, directory: Path) -> None:
         """Go on from a checkpoint of the same configuration.
 
-        More epochs than it was saved with are allowed, as is another micro-batch. Raises
-        ArtifactError naming the keys in which the configurations differ.
+        More epochs than it was saved with are allowed, as are another micro-batch and another
+        place of the same data. Raises ArtifactError naming what differs.
         """
         saved = checkpoint.read(directory)
+        if saved["data_fingerprint"] != self.task.info.fingerprint:
+            raise ArtifactError(
+                f"{directory}: the checkpoint was trained on data of fingerprint "
+                f"{saved['data_fingerprint']}; {self.config.data.path} has "
+                f"{self.task.info.fingerprint}. Give the file that it was trained on."
+            )
         then, now = dotted(saved["config"]), dotted(self.config.model_dump(mode="json"))
         differing = [
             f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"

@@ -44,6 +44,7 @@ class Trial:
     suggested: float
     attempts: int = 0
     started: float | None = None
+    reported: float | None = None  # the first epoch
     ended: float | None = None
     crashes: list[str] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -139,6 +140,7 @@ class Ledger:
                 f"epoch {event.epoch} of trial {event.trial} cannot follow {trial.epochs} epochs."
             )
         trial.history.append(event.metrics)
+        trial.reported = event.time if trial.reported is None else trial.reported
         value = event.metrics.get(self.study.objective.metric, math.nan)
         if math.isfinite(value):
             self.values.setdefault(event.epoch, {})[event.trial] = value

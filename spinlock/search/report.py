@@ -36,7 +36,7 @@ _COLOURS = {
     State.INTERRUPTED: "dim",
 }
 _COLUMNS = ("val/traj", "val/commit", "val/latent")
-_SHOWN, _WIDE = 24, 120
+_SHOWN, _WIDE, _DIGITS = 24, 120, 6  # 0.0123 has six characters
 
 
 class Progress:
@@ -98,21 +98,24 @@ def table(
     A `wide` one has the sentences of the verdicts, else the rule stands for its sentence.
     """
     study = ledger.study
-    result = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    result = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     result.title = f"{study.name}: {_counts(ledger, live=live)}"
     metrics = list(dict.fromkeys([study.objective.metric, *_COLUMNS]))
-    names = [key.rpartition(".")[2].replace("lambda", "λ") for key in study.space]
-    result.add_column("#", justify="right", no_wrap=True, min_width=3)
-    for name in [*names, "epoch", *(m.removeprefix("val/") for m in metrics)]:
-        result.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
-    result.add_column("state", no_wrap=True)
+    searched = [key.rpartition(".")[2].replace("lambda", "λ") for key in study.space]
+    for name in ["#", *searched, "epoch", *(m.removeprefix("val/") for m in metrics)]:
+        lines = name.split("_")
+        width = max(_DIGITS, *map(len, lines)) if name != "#" else 3
+        result.add_column("\n".join(lines), justify="right", no_wrap=True, min_width=width)
+    result.add_column("state", no_wrap=True, overflow="ellipsis")
     best = ranked(ledger)[:1]
     for trial in _chosen(ledger, newest):
         state = trial.state(live=live)
         at = trial.best(study.objective)
         shown = trial.history[at[0] - 1] if at else (trial.history[-1] if trial.history else {})
         verdict = trial.verdict
-        why = "" if verdict is None else f": {verdict.sentence}" if wide else f" {verdict.rule}"
+        why = ""
+        if verdict is not None and (wide or state != State.COMPLETED):
+            why = f": {verdict.sentence}" if wide else f" {verdict.rule}"
         result.add_row(
             f"{'*' if trial in best else ''}{trial.number}",
             *(value(trial.parameters[key]) for key in study.space),
@@ -173,14 +176,18 @@ def value(setting: Scalar) -> str:
 
 
 def _times(ledger: Ledger) -> str:
+    """Wall time, and over all trials what starting and training took."""
     wall = sum(session.last - session.opened for session in ledger.sessions)
-    training = sum(
-        metrics.get("seconds", 0.0) for t in ledger.trials.values() for metrics in t.history
-    )
+    training, starting = 0.0, 0.0
+    for trial in ledger.trials.values():
+        seconds = [metrics.get("seconds", 0.0) for metrics in trial.history]
+        training += sum(seconds)
+        if trial.started is not None and trial.reported is not None and seconds:
+            starting += max(0.0, trial.reported - trial.started - seconds[0])
     sessions = len(ledger.sessions)
     return (
-        f"{wall:.1f} s in {sessions} session{'s' if sessions > 1 else ''}; "
-        f"{training:.1f} s of training, summed over trials"
+        f"{wall:.1f} s in {sessions} session{'s' if sessions > 1 else ''}; summed over trials "
+        f"{training:.1f} s of training and {starting:.1f} s from start to first batch"
     )
 
 

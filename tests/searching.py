@@ -45,7 +45,7 @@ class RegressionConfig(Config):
     nan_above: float = 1e30  # lr above which the second epoch is NaN
     climb_above: float = 1e30  # lambda_commit above which val/commit climbs
     die_once: Path | None = None  # the process kills itself after epoch 2 unless this file exists
-    raise_at_batch: int = 0  # the batch size at which training raises
+    raise_below: float = 0.0  # lr below which training raises
     die_above: float = 1e30  # lr above which it does so
 
 
@@ -67,8 +67,8 @@ class RegressionTrainer:
 
     def _epoch(self) -> Report:
         config, started = self.config, time.perf_counter()
-        if config.batch_size == config.raise_at_batch:
-            raise ValueError(f"a batch of {config.batch_size} cannot be")
+        if config.optimizer.lr < config.raise_below:
+            raise ValueError(f"a rate of {config.optimizer.lr} cannot be")
         for first in range(0, 48, config.batch_size):
             part = slice(first, min(48, first + config.batch_size))
             error = self.inputs[part] @ self.weights - self.targets[part]

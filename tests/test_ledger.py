@@ -90,7 +90,9 @@ def test_a_line_that_is_lost_doubled_or_changed_is_noticed(tmp_path: Path) -> No
     for index in range(len(lines) - 1):
         lost = [*lines[:index], *lines[index + 1 :]]
         doubled = [*lines[: index + 1], *lines[index:]]
-        changed = [*lines[:index], lines[index].replace(b"0", b"1", 1), *lines[index + 1 :]]
+        other = lines[index].replace(b'"time":1', b'"time":2')
+        assert other != lines[index]
+        changed = [*lines[:index], other, *lines[index + 1 :]]
         for damaged in (lost, doubled, changed):
             path.write_bytes(b"".join(damaged))
             with pytest.raises(SearchError, match=r"events.jsonl:\d+: this line is damaged"):

@@ -39,7 +39,7 @@ def study(**changes: object) -> Study:
                 {"optimizer.lr": 0.3, "loss.lambda_commit": 0.5, "batch_size": 8},
                 {"optimizer.lr": 0.04, "loss.lambda_commit": 2.0, "batch_size": 8},
                 {"optimizer.lr": 0.16, "loss.lambda_commit": 0.5, "batch_size": 4},
-                {"optimizer.lr": 0.05, "loss.lambda_commit": 0.5, "batch_size": 16},
+                {"optimizer.lr": 1e-4, "loss.lambda_commit": 0.5, "batch_size": 8},
             ],
             **changes,
         }
@@ -52,7 +52,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     directory = tmp_path_factory.mktemp("searched")
     training = {
         **{"epochs": 6, "nan_above": 0.2, "climb_above": 1.0},
-        **{"raise_at_batch": 16, "die_above": 0.15, "die_once": str(directory / "died")},
+        **{"raise_below": 1.2e-4, "die_above": 0.15, "die_once": str(directory / "died")},
     }
     return run(study(training=training), Regression(), directory / "x", dashboard=False)
 
@@ -61,7 +61,7 @@ def curve(ledger: Ledger, number: int) -> list[dict[str, str]]:
     """What training this trial's configuration straight through reports."""
     values = ledger.study.configuration(ledger.trials[number].parameters)
     trainer = RegressionTrainer(RegressionConfig.model_validate(values))
-    if trainer.config.batch_size == trainer.config.raise_at_batch:
+    if trainer.config.optimizer.lr < trainer.config.raise_below:
         return []
     return [
         {k: repr(v) for k, v in report.metrics.items() if k != "seconds"}
@@ -112,7 +112,7 @@ def test_a_trial_that_raises_is_given_up_after_its_retries_with_the_reason(
     raised = searched.ledger.trials[4]
     assert raised.attempts == 2
     assert raised.verdict is not None
-    assert raised.verdict.sentence == "ValueError: a batch of 16 cannot be"
+    assert raised.verdict.sentence == "ValueError: a rate of 0.0001 cannot be"
 
 
 def test_a_nan_trial_stands_in_no_rung(searched: StudyResult) -> None:

@@ -3,7 +3,8 @@
 A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled here:
 - a node whose address is not loopback binds GCS, raylet and workers to every interface;
 - the memory monitor kills innocent trials and its error ends the whole `Tuner.fit`: it is off,
-  and the kernel's own killer takes one process, which is an ordinary, retried failure;
+  and the kernel's own killer takes one process, which is an ordinary, retried failure (a joined
+  Ray has its own settings: there `study` goes on from the checkpoints in a new `fit`);
 - a stopped Ray Train trial leaks its placement group: freed here at once, by its id; the
   detached cleaner actor that Train leaves behind ends only if the state API (the dashboard)
   answers, so `ray_train` always starts the dashboard;

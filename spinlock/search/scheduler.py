@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
+from ray.train import WorkerGroupError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.result import EXPR_ERROR_FILE, EXPR_ERROR_PICKLE_FILE
@@ -85,9 +86,20 @@ def _cause(trial: TuneTrial) -> str:
     if pickled.is_file():
         error = cloudpickle.loads(pickled.read_bytes())
         if str(error) in told:
-            error = error.cause if isinstance(error, RayTaskError) else error
-            return f"{type(error).__name__}: {_first_line(str(error))}"
+            return _sentence(error)
     return _first_line(told)
+
+
+def _sentence(error: BaseException) -> str:
+    """The user's own exception, from within what Ray wrapped around it."""
+    match error:
+        case RayTaskError():
+            return _sentence(error.cause)
+        case WorkerGroupError() if error.worker_failures:
+            rank, failure = min(error.worker_failures.items())
+            return f"worker {rank}: {_sentence(failure)}"
+        case _:
+            return f"{type(error).__name__}: {_first_line(str(error))}"
 
 
 def _first_line(text: str) -> str:

@@ -7,14 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from spinlock import config
@@ -23,6 +15,7 @@ from spinlock.data.generate import GenerateConfig
 from spinlock.data.generate import Progress as Made
 from spinlock.data.generate import generate as generate_dataset
 from spinlock.errors import SpinlockError
+from spinlock.progress import bar
 from spinlock.training.config import training_config
 from spinlock.training.prepare import train_and_export
 from spinlock.training.trainer import EpochReport, Trainer
@@ -159,19 +152,6 @@ def describe(path: Path) -> None:
     }.items():
         table.add_row(key, str(value))
     Console().print(table)
-
-
-def bar(unit: str) -> Progress:
-    """The project's progress bar: done of total, elapsed and remaining."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,8 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=BaseModel)
-Lines = dict[tuple[str | int, ...], int]
+KeyPath = tuple[str | int, ...]
+Lines = dict[KeyPath, int]
 
 
 def load(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
@@ -78,22 +80,24 @@ def parse(
     where: str,
     lines: Lines | None = None,
     overrides: Sequence[str] = (),
+    within: str = "",
 ) -> C:
     """`document` validated as `model`; `where` names its origin in errors.
 
+    `within` is the key under which the document stands in its file, if it is a part of one:
+    `lines` and `overrides` are the whole file's then, and are only named, not applied.
     Raises ConfigError listing every fault.
     """
     values = _overrides(overrides)
-    merged = replace(document, {key: value for key, (value, _) in values.items()})
+    merged = (
+        document if within else replace(document, {k: value for k, (value, _) in values.items()})
+    )
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        flags: dict[tuple[str | int, ...], str] = {
-            tuple(key.split(".")): flag for key, (_, flag) in values.items()
-        }
-        faults = [
-            _fault(model, merged, fault, where, lines or {}, flags) for fault in error.errors()
-        ]
+        flags: dict[KeyPath, str] = {tuple(k.split(".")): flag for k, (_, flag) in values.items()}
+        origin = _Origin(where, lines or {}, flags, (within,) if within else ())
+        faults = [_fault(model, merged, fault, origin) for fault in error.errors()]
         told = dict.fromkeys(text for _, text in sorted(faults, key=lambda fault: fault[0]))
         raise ConfigError("\n".join(told)) from None
 
@@ -159,7 +163,7 @@ def _overrides(overrides: Sequence[str]) -> dict[str, tuple[Any, str]]:
     return values
 
 
-def _plain(node: Any, path: tuple[str | int, ...], lines: Lines) -> Any:
+def _plain(node: Any, path: KeyPath, lines: Lines) -> Any:
     """Round-trip YAML nodes as plain Python, remembering at which line each path stands."""
     if isinstance(node, CommentedMap):
         result = {}
@@ -183,32 +187,44 @@ def _plain(node: Any, path: tuple[str | int, ...], lines: Lines) -> Any:
     return str(node) if isinstance(node, str) else node
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where a document's keys come from: file, lines and flags, and the key that it is under."""
+
+    where: str
+    lines: Lines
+    flags: Mapping[KeyPath, str]
+    within: KeyPath
+
+
 def _fault(
-    model: type[BaseModel],
-    document: Mapping[str, Any],
-    fault: Any,
-    where: str,
-    lines: Lines,
-    flags: Mapping[tuple[str | int, ...], str],
+    model: type[BaseModel], document: Mapping[str, Any], fault: Any, origin: _Origin
 ) -> tuple[int, str]:
     """The line to sort by and the sentence to say."""
-    path = _document_path(document, fault["loc"], missing=fault["type"] == "missing")
+    inner = _document_path(document, fault["loc"], missing=fault["type"] == "missing")
+    path = (*origin.within, *inner)
     starts = [path[:n] for n in range(len(path), 0, -1)]
-    line = next((lines[start] for start in starts if start in lines), None)
+    line = next((origin.lines[start] for start in starts if start in origin.lines), None)
     # A flag may have set this very key, a mapping around it, or something inside it.
-    flag = next((flags[start] for start in starts if start in flags), None) or next(
-        (flag for key, flag in flags.items() if key[: len(path)] == path and path not in lines),
+    flag = next((origin.flags[start] for start in starts if start in origin.flags), None) or next(
+        (
+            flag
+            for key, flag in origin.flags.items()
+            if key[: len(path)] == path and path not in origin.lines
+        ),
         None,
     )
     key = ".".join(str(part) for part in path)
     if flag is not None:
         place = flag if flag.startswith(f"--set {key}=") else f"{flag}: {key}"
     else:
-        place = (where if line is None else f"{where}:{line}") + (f": {key}" if key else "")
-    return line or 0, f"{place}: {_sentence(model, path, fault)}"
+        place = (origin.where if line is None else f"{origin.where}:{line}") + (
+            f": {key}" if key else ""
+        )
+    return line or 0, f"{place}: {_sentence(model, inner, fault)}"
 
 
-def _sentence(model: type[BaseModel], path: tuple[str | int, ...], fault: Any) -> str:
+def _sentence(model: type[BaseModel], path: KeyPath, fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         siblings = _fields_at(model, path[:-1])
         return f"there is no such key. {nearest(str(path[-1]), siblings)}"
@@ -220,9 +236,7 @@ def _sentence(model: type[BaseModel], path: tuple[str | int, ...], fault: Any) -
     return f"{message[0].upper()}{message[1:]}.{shown}"
 
 
-def _document_path(
-    document: Any, location: Sequence[str | int], *, missing: bool
-) -> tuple[str | int, ...]:
+def _document_path(document: Any, location: Sequence[str | int], *, missing: bool) -> KeyPath:
     """pydantic's location without the union tags that it adds and the document does not hold."""
     path: list[str | int] = []
     node = document

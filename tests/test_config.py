@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from spinlock.config import Config, dotted, known_paths, load, nearest, read, replace
+from spinlock.config import Config, dotted, known_paths, load, nearest, parse, read, replace
 from spinlock.errors import ConfigError
 
 
@@ -111,3 +111,23 @@ def test_known_paths_are_the_leaves() -> None:
 
 def test_a_path_without_its_section_is_offered_the_whole_path() -> None:
     assert nearest("lambda_commit", known_paths(Run)) == "Did you mean 'loss.lambda_commit'?"
+
+
+def test_a_part_of_a_file_is_named_by_its_whole_path(tmp_path: Path) -> None:
+    file = write(tmp_path, "training:\n  epochs: 3\n  loss:\n    lambda_comit: 1\n")
+    document, lines = read(file)
+    with pytest.raises(ConfigError) as caught:
+        parse(
+            Run,
+            replace(document["training"], {"epochs": -1.5}),
+            where=str(file),
+            lines=lines,
+            overrides=["training.epochs=-1.5"],
+            within="training",
+        )
+    assert str(caught.value).splitlines() == [
+        "--set training.epochs=-1.5: Input should be a valid integer, got a number with a "
+        "fractional part. Found -1.5.",
+        f"{file}:4: training.loss.lambda_comit: there is no such key. Did you mean "
+        "'lambda_commit'?",
+    ]

@@ -67,7 +67,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(space: Path, tmp_path: Path) -
     space.write_text(SPACE.replace("encoder_levels", "encoder_level"))
     answer = launch("tune_noa.py", "--space", space, "--artifacts", tmp_path / "a")
     assert answer.returncode == 2
-    assert "tiny.yaml:9: model.encoder_level: there is no such key" in answer.stderr
+    assert "tiny.yaml:9: training.model.encoder_level: there is no such key" in answer.stderr
     assert "Did you mean 'encoder_levels'?" in answer.stderr
     assert not (tmp_path / "a").exists()
 

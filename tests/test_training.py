@@ -20,6 +20,7 @@ from spinlock.training.config import (
 )
 from spinlock.training.evaluate import evaluate
 from spinlock.training.optim import schedule_factor
+from spinlock.training.parallel import World
 from spinlock.training.trainer import EpochReport, Trainer
 
 SMALL = {
@@ -179,6 +180,19 @@ def test_the_total_is_the_weighted_sum_and_every_score_is_reported_whatever_the_
     assert report["train/total"] == pytest.approx(expected, rel=1e-5)
     assert {"val/traj", "val/commit", "val/latent"} <= report.keys()
     assert "val/total" not in report
+
+
+def test_validation_does_not_depend_on_any_searched_setting_of_the_loss(
+    noa: dict[str, Any],
+) -> None:
+    scores = [
+        Trainer(
+            built(noa, loss__lambda_commit=commit, loss__latent_sample_steps=steps, batch_size=size)
+        ).task.validate(World(), size)
+        for commit, steps, size in [(0.5, 3, 4), (0.0, -1, 4), (2.0, 1, 3)]
+    ]
+    for score in scores[1:]:
+        assert score == pytest.approx(scores[0], rel=1e-5)
 
 
 def test_without_a_tokenizer_the_baseline_trains_on_states_alone(noa: dict[str, Any]) -> None:

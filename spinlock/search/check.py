@@ -13,7 +13,6 @@ from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, re
 from spinlock.errors import ConfigError
 from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
-from spinlock.training.guards import Nonfinite
 
 
 def load_study(
@@ -34,11 +33,18 @@ def load_study(
     given = dotted(study.training)
     extra = {k: v for k, v in (defaults or {}).items() if k not in given} | dict(fixed or {})
     study = study.model_copy(update={"training": replace(study.training, extra)})
-    check(study, trainable, where=str(path), lines=lines)
+    check(study, trainable, where=str(path), lines=lines, overrides=overrides)
     return study
 
 
-def check(study: Study, trainable: Trainable, *, where: str, lines: Lines | None = None) -> None:
+def check(
+    study: Study,
+    trainable: Trainable,
+    *,
+    where: str,
+    lines: Lines | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
     """Raise ConfigError, listing every fault, unless each extreme of the space could train."""
     lines = lines or {}
     faults = []
@@ -47,20 +53,34 @@ def check(study: Study, trainable: Trainable, *, where: str, lines: Lines | None
         faults.append(f"{where if line is None else f'{where}:{line}'}: {fault}")
     if not faults:
         # A training setting stands in the file under training, or under space if it is searched.
-        inner: Lines = {path[1:]: line for path, line in lines.items() if path[0] == "training"}
+        places = dict(lines)
         for key in study.space:
             if ("space", key) in lines:
-                inner[tuple(key.split("."))] = lines["space", key]
+                places["training", *key.split(".")] = lines["space", key]
         base = study.configuration({key: p.extremes[0] for key, p in study.space.items()})
         for key, parameter in study.space.items():
             for value in parameter.extremes:
                 try:
                     changed = replace(base, {key: value})
-                    parse(trainable.model, changed, where=where, lines=inner)
+                    parse(
+                        trainable.model,
+                        changed,
+                        where=where,
+                        lines=places,
+                        overrides=overrides,
+                        within="training",
+                    )
                 except ConfigError as error:
-                    faults += str(error).splitlines()
+                    faults += _under_space(str(error), study).splitlines()
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _under_space(told: str, study: Study) -> str:
+    """A searched setting is named where it stands in the file: under space, not training."""
+    for key in study.space:
+        told = told.replace(f": training.{key}: ", f": space.{key}: ")
+    return told
 
 
 def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, ...], str]]:
@@ -87,13 +107,12 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
                 message = f"{at}: {value!r} is outside the space, {study.space[key].extremes}."
                 faults.append((("start", index, key), message))
     for index, guard in enumerate(study.guards):
-        for watched in guard.metrics if isinstance(guard, Nonfinite) else (guard.metric,):
-            if watched not in trainable.metrics:
-                hint = nearest(watched, trainable.metrics)
-                message = (
-                    f"guards.{index}: it watches no metric that is reported: {watched}. {hint}"
-                )
-                faults.append((("guards", index), message))
+        if guard.metric not in trainable.metrics:
+            hint = nearest(guard.metric, trainable.metrics)
+            message = (
+                f"guards.{index}: it watches no metric that is reported: {guard.metric}. {hint}"
+            )
+            faults.append((("guards", index), message))
     metric = study.objective.metric
     weights = [key for key in study.space if key.rpartition(".")[2].startswith("lambda")]
     if metric.rpartition("/")[2] == "total" and weights:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spinlock.config import dotted, parse, replace
+from spinlock.progress import bar
 from spinlock.search.check import load_study
 from spinlock.search.noa import NOA
 from spinlock.search.space import Study
@@ -52,29 +53,55 @@ def plan(
 
 
 def fulfil(study: Study, recipes: Recipes, say: Callable[[str], None]) -> Prepared:
-    """Make what is missing: a dataset by its recipe, then a tokenizer of the dataset."""
+    """Make what is missing: a dataset by its recipe, then a tokenizer of the dataset.
+
+    Paths are made absolute: trials run in directories of their own.
+    """
     seconds: dict[str, float] = {}
     training = dotted(study.training)
 
     def made(kind: str, make: Callable[[], Path]) -> str:
         begun = time.perf_counter()
-        path = make().resolve()
+        path = make()
         seconds[kind] = time.perf_counter() - begun
         say(f"{kind}: {path} ({seconds[kind]:.1f} s)")
         return str(path)
 
     if training["data.path"] == str(_LATER):
-        path = made("dataset", lambda: prepare.dataset(recipes.dataset, recipes.artifacts))
-        training["data.path"] = path
+        training["data.path"] = made("dataset", lambda: _dataset(recipes))
+    training["data.path"] = str(Path(training["data.path"]).resolve())
     base = _base(study)
     if training["tokenizer"] == str(_LATER):
         data, frames = Path(training["data.path"]), base.rollout.timesteps + 1
-        training["tokenizer"] = made(
-            "tokenizer",
-            lambda: prepare.tokenizer(recipes.tokenizer, data, frames, recipes.artifacts),
-        )
+        training["tokenizer"] = made("tokenizer", lambda: _tokenizer(recipes, data, frames))
+    if training["tokenizer"] is not None:
+        training["tokenizer"] = str(Path(training["tokenizer"]).resolve())
     ready = study.model_copy(update={"training": replace({}, training)})
     return Prepared(ready, base.epochs, seconds)
+
+
+def _dataset(recipes: Recipes) -> Path:
+    with bar("operators") as shown:
+        task = shown.add_task("dataset", total=None)
+        return prepare.dataset(
+            recipes.dataset,
+            recipes.artifacts,
+            lambda made: shown.update(task, completed=made.done, total=made.total),
+        )
+
+
+def _tokenizer(recipes: Recipes, data: Path, frames: int) -> Path:
+    with bar("epochs") as shown:
+        task = shown.add_task("tokenizer", total=None)
+        return prepare.tokenizer(
+            recipes.tokenizer,
+            data,
+            frames,
+            recipes.artifacts,
+            progress=lambda report, epochs: shown.update(
+                task, completed=report.epoch, total=epochs
+            ),
+        )
 
 
 def _base(study: Study) -> NOATraining:

@@ -56,8 +56,7 @@ def judge(
     for guard in study.guards:
         reason = guard.check(history)
         if reason is not None:
-            state = State.INFEASIBLE if guard.kind == "nonfinite" else State.GUARDED
-            return Verdict(state=state, rule=guard.kind, sentence=reason, numbers=at)
+            return Verdict(state=State.GUARDED, rule=guard.kind, sentence=reason, numbers=at)
     if stop is not None:
         sentence = _sentence(stop.sentence)
         return Verdict(state=State.COMPLETED, rule=stop.kind, sentence=sentence, numbers=at)

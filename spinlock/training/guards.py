@@ -76,25 +76,10 @@ class Divergence(Config):
         )
 
 
-class Nonfinite(Config):
-    """A reported `metric` is NaN or infinite: stopped at the first report that shows it."""
-
-    kind: Literal["nonfinite"] = "nonfinite"
-    metrics: tuple[str, ...] = ("val/traj",)
-
-    def check(self, history: History) -> str | None:
-        """Why the run should stop, or None."""
-        for metric in self.metrics:
-            if _reported(history, metric) and not math.isfinite(history[-1][metric]):
-                return f"{metric} is {history[-1][metric]} at epoch {len(history)}"
-        return None
-
-
-Guard = Annotated[CommitClimb | Divergence | Nonfinite, Field(discriminator="kind")]
-GUARDS: dict[str, type[CommitClimb | Divergence | Nonfinite]] = {
+Guard = Annotated[CommitClimb | Divergence, Field(discriminator="kind")]
+GUARDS: dict[str, type[CommitClimb | Divergence]] = {
     "commit_climb": CommitClimb,
     "divergence": Divergence,
-    "nonfinite": Nonfinite,
 }
 
 

@@ -1,11 +1,12 @@
 """The NOA imitating ground-truth rollouts, aligned with a frozen tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from spinlock import artifact
 from spinlock.data import open_dataset
@@ -79,12 +80,25 @@ class NOATask(Task):
 
     def terms(self, items: Sequence[int]) -> dict[str, Tensor]:
         """L_traj, and with a tokenizer L_commit and L_latent, as means over `items`."""
-        batch = self.windows.batch(items, self.device)
-        prediction = self.predict(batch)
+        return self._measure(items, self.tapped)
+
+    @override
+    def scores(self, items: Sequence[int]) -> dict[str, Tensor]:
+        """As `terms`, with L_latent over every state of the window, however many are trained on.
+
+        Otherwise val/latent of trials that sample 3 states and all of them would be two metrics.
+        """
+        return self._measure(items, range(self.config.rollout.window))
+
+    def _measure(self, items: Sequence[int], tapped: Collection[int]) -> dict[str, Tensor]:
+        prediction = self.predict(self.windows.batch(items, self.device), tapped)
         return {name: TERMS[name](prediction) for name in self.weights}
 
-    def predict(self, batch: Batch) -> Prediction:
-        """Roll the U-AFNO out from the initial conditions and align the rollout."""
+    def predict(self, batch: Batch, tapped: Collection[int]) -> Prediction:
+        """Roll the U-AFNO out from the initial conditions and align the rollout.
+
+        `tapped` are the steps of the window whose bottlenecks are projected for L_latent.
+        """
         uafno = self.modules["uafno"]
         assert isinstance(uafno, UAFNO)
         rolled = rollout(
@@ -93,7 +107,7 @@ class NOATask(Task):
             batch.parameters,
             timesteps=self.config.rollout.timesteps,
             window=self.config.rollout.window,
-            tapped=self.tapped,
+            tapped=tapped if self.tokenizer is not None else (),
         )
         return Prediction(rolled.supervised, batch.target, self._align(rolled))
 

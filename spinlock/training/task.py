@@ -32,6 +32,10 @@ class Task(ABC):
     def terms(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Every term's mean over `items`; those with weight carry gradient."""
 
+    def scores(self, items: Sequence[int]) -> dict[str, Tensor]:
+        """What `validate` averages: the terms, free of any setting that a search may vary."""
+        return self.terms(items)
+
     @abstractmethod
     def export(self, path: Path, metrics: dict[str, Any], provenance: dict[str, Any]) -> None:
         """Write the trained modules as an artifact."""
@@ -44,7 +48,7 @@ class Task(ABC):
         with torch.no_grad():
             for first in range(0, len(mine), micro_batch):
                 part = mine[first : first + micro_batch]
-                for name, value in self.terms(part).items():
+                for name, value in self.scores(part).items():
                     sums[name] += float(value) * len(part)
         totals = world.total(list(sums.values()))
         count = len(self.split.validation)

@@ -127,6 +127,16 @@ def replace(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return result
 
 
+def as_yaml(document: Mapping[str, Any]) -> str:
+    """`document` as YAML text, its innermost lists and mappings on one line each."""
+    yaml = YAML(typ="rt")
+    yaml.default_flow_style = None
+    yaml.width = 120
+    stream = StringIO()
+    yaml.dump(dict(document), stream)
+    return stream.getvalue().rstrip()
+
+
 def known_paths(model: type[BaseModel]) -> list[str]:
     """Every dotted leaf path that `model` accepts."""
     paths: list[str] = []

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from spinlock.config import Config, dotted, known_paths, load, nearest, parse, read, replace
+from spinlock.config import (
+    Config,
+    as_yaml,
+    dotted,
+    known_paths,
+    load,
+    nearest,
+    parse,
+    read,
+    replace,
+)
 from spinlock.errors import ConfigError
 
 
@@ -131,3 +141,8 @@ def test_a_part_of_a_file_is_named_by_its_whole_path(tmp_path: Path) -> None:
         f"{file}:4: training.loss.lambda_comit: there is no such key. Did you mean "
         "'lambda_commit'?",
     ]
+
+
+def test_yaml_text_is_read_back_as_it_was(tmp_path: Path) -> None:
+    document = {"b": 1, "a": {"list": [1, 2.5, None], "text": "no", "small": 1e-9, "empty": {}}}
+    assert read(write(tmp_path, as_yaml(document)))[0] == document

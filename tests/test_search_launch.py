@@ -57,7 +57,8 @@ def test_a_dry_run_shows_three_configurations_and_makes_nothing(
     )
     assert shown.returncode == 0, shown.stderr
     assert all(f"sample {n}: loss.lambda_commit" in shown.stdout for n in (1, 2, 3))
-    assert shown.stdout.count('"epochs": 7') == 4
+    assert "  epochs: 7\n" in shown.stdout
+    assert "7 epochs a trial" in shown.stdout
     assert "9 trials: 1 start points, then random. Nothing was trained." in shown.stdout
     assert not place.exists()
     assert not (tmp_path / "a").exists()

@@ -1,6 +1,5 @@
 """What a person sees of a search: a live table on a terminal, plain lines elsewhere, a summary."""
 
-import json
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -11,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from spinlock.config import parse
+from spinlock.config import as_yaml, dotted, parse, replace
 from spinlock.search.events import (
     Crashed,
     Ended,
@@ -23,7 +22,7 @@ from spinlock.search.events import (
     Suggested,
 )
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.space import Study
+from spinlock.search.space import ASHA, Study
 from spinlock.search.trainable import Trainable
 
 _COLOURS = {
@@ -229,11 +228,18 @@ def show_result(
 
 
 def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: int = 3) -> None:
-    """Print the resolved study, and configurations as a searcher might draw them."""
-    console.print_json(json.dumps(study.model_dump(mode="json", exclude_defaults=False)))
-    for index, point in enumerate(study.sample(samples), start=1):
-        config = parse(trainable.model, study.configuration(point), where=f"sample {index}")
+    """Print the study with every default filled in, and points as a searcher might draw them."""
+    points = study.sample(samples)
+    config = parse(trainable.model, study.configuration(points[0]), where=study.name)
+    fixed = {k: v for k, v in dotted(config.model_dump(mode="json")).items() if k not in points[0]}
+    resolved = study.model_dump(mode="json", exclude_none=True) | {"training": replace({}, fixed)}
+    console.print(as_yaml(resolved), highlight=False, markup=False, soft_wrap=True)
+    for index, point in enumerate(points, start=1):
+        parse(trainable.model, study.configuration(point), where=f"sample {index}")
         console.print(f"sample {index}: {settings(point)}", highlight=False, soft_wrap=True)
-        console.print_json(json.dumps(config.model_dump(mode="json")))
+    epochs = trainable.epochs(config)
+    if isinstance(study.scheduler, ASHA):
+        rungs = ", ".join(map(str, study.scheduler.rungs(epochs))) or "no epoch"
+        console.print(f"{epochs} epochs a trial; compared with others after {rungs}.")
     begin = f"{len(study.start)} start points, then " if study.start else ""
     console.print(f"{study.trials} trials: {begin}{study.searcher.kind}. Nothing was trained.")

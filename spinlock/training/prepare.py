@@ -68,15 +68,11 @@ def train_and_export(
 
     Raises TrainingError with the trainer's own sentence if no epoch gave a finite score.
     """
-    best = None
+    best, provenance = None, artifact.provenance(seed=trainer.config.seed)
     for report in trainer.epochs():
         if trainer.state.best_epoch == report.epoch:
             best = report
-            trainer.task.export(
-                path,
-                {"epoch": report.epoch, **report.metrics},
-                artifact.provenance(seed=trainer.config.seed),
-            )
+            trainer.task.export(path, {"epoch": report.epoch, **report.metrics}, provenance)
         if progress is not None:
             progress(report, trainer.config.epochs)
     if best is None:

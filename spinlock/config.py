@@ -1,11 +1,12 @@
 """Strict YAML -> frozen, typed configuration, with every fault of a file told at once.
 
-Files are YAML 1.2 (`1e-4` is a number, `no` is a string, a key may stand only once). Overrides
-such as `--set loss.lambda_commit=0.5` are merged before validation, so a file and a flag share
-one path and one form of error: file, line, key, and the nearest right word.
+Files are YAML 1.2, see document.py. Overrides such as `--set loss.lambda_commit=0.5` are merged
+before validation, so a file and a flag share one path and one form of error: file, line, key, and
+the nearest right word.
 """
 
 import difflib
+import itertools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,28 +15,35 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.scalarbool import ScalarBoolean
-from ruamel.yaml.scalarfloat import ScalarFloat
-from ruamel.yaml.scalarint import ScalarInt
 
+from spinlock.document import KeyPath, plain
+from spinlock.document import Lines as Lines
 from spinlock.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, no unknown keys, no silent NaN."""
+    """Base of every configuration: frozen, no unknown keys, no silent NaN, no true for 1."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, strict=False, validate_default=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, data: Any) -> Any:
+        # Python's bool is an int, and pydantic follows it: `batch_size: true` would be 1.
+        if not isinstance(data, Mapping):
+            return data
+        fields = cls.model_fields
+        return {
+            key: _unlike_numbers(fields[key].annotation, value) if key in fields else value
+            for key, value in data.items()
+        }
+
 
 C = TypeVar("C", bound=BaseModel)
-KeyPath = tuple[str | int, ...]
-Lines = dict[KeyPath, int]
 
 
 def load(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
@@ -57,19 +65,17 @@ def read(path: Path) -> tuple[dict[str, Any], Lines]:
         )
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"{path}: there is no such file.{hint}") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}.") from None
-    try:
-        tree = YAML(typ="rt").load(StringIO(text))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark is not None else ""
-        problem = (error.problem or "not valid YAML").splitlines()[0]
-        raise ConfigError(f"{path}{line}: {problem}.") from None
-    if not isinstance(tree, CommentedMap):
-        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {_kind(tree)}.")
-    lines: Lines = {}
-    document = _plain(tree, (), lines)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: cannot be read as text: byte {error.start} is not UTF-8."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+    document, lines = plain(text, str(path))
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of keys at the top, found {_kind(document)}."
+        )
     return document, lines
 
 
@@ -97,7 +103,11 @@ def parse(
     except ValidationError as error:
         flags: dict[KeyPath, str] = {tuple(k.split(".")): flag for k, (_, flag) in values.items()}
         origin = _Origin(where, lines or {}, flags, (within,) if within else ())
-        faults = [_fault(model, merged, fault, origin) for fault in error.errors()]
+        faults = [
+            _fault(model, merged, fault, origin)
+            for fault in error.errors()
+            if not _already_told(fault)
+        ]
         told = dict.fromkeys(text for _, text in sorted(faults, key=lambda fault: fault[0]))
         raise ConfigError("\n".join(told)) from None
 
@@ -164,37 +174,9 @@ def _overrides(overrides: Sequence[str]) -> dict[str, tuple[Any, str]]:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {override}: expected KEY=VALUE, as in --set batch_size=8.")
-        try:
-            value = YAML(typ="rt").load(StringIO(text))
-        except MarkedYAMLError as error:
-            problem = (error.problem or "not valid YAML").splitlines()[0]
-            raise ConfigError(f"--set {override}: {problem}.") from None
-        values[key] = _plain(value, (), {}), f"--set {override}"
+        value, _ = plain(text, f"--set {override}", numbered=False)
+        values[key] = value, f"--set {override}"
     return values
-
-
-def _plain(node: Any, path: KeyPath, lines: Lines) -> Any:
-    """Round-trip YAML nodes as plain Python, remembering at which line each path stands."""
-    if isinstance(node, CommentedMap):
-        result = {}
-        for key, value in node.items():
-            where = (*path, str(key))
-            lines[where] = node.lc.key(key)[0] + 1
-            result[str(key)] = _plain(value, where, lines)
-        return result
-    if isinstance(node, CommentedSeq):
-        items = []
-        for index, value in enumerate(node):
-            lines[(*path, index)] = node.lc.item(index)[0] + 1
-            items.append(_plain(value, (*path, index), lines))
-        return items
-    if isinstance(node, ScalarFloat):
-        return float(node)
-    if isinstance(node, ScalarBoolean):
-        return bool(node)
-    if isinstance(node, ScalarInt):
-        return int(node)
-    return str(node) if isinstance(node, str) else node
 
 
 @dataclass(frozen=True)
@@ -225,7 +207,9 @@ def _fault(
         None,
     )
     key = ".".join(str(part) for part in path)
-    if flag is not None:
+    if not path:  # two settings that do not go together: any of the flags may be to blame
+        place = " with ".join((origin.where, *origin.flags.values()))
+    elif flag is not None:
         place = flag if flag.startswith(f"--set {key}=") else f"{flag}: {key}"
     else:
         place = (origin.where if line is None else f"{origin.where}:{line}") + (
@@ -241,9 +225,30 @@ def _sentence(model: type[BaseModel], path: KeyPath, fault: Any) -> str:
     if fault["type"] == "missing":
         return "this key is required and is not there."
     message = fault["msg"].removeprefix("Value error, ").strip().rstrip(".")
+    if fault["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message = "expected a mapping of keys"
     given = fault["input"]
-    shown = "" if isinstance(given, Mapping | BaseModel) else f" Found {given!r}."
+    shown = "" if isinstance(given, Mapping | BaseModel) else f" Found {_shown(given)}."
+    start = message.split(maxsplit=1)[0]
+    if "_" in start or "." in start.rstrip("."):  # a setting's name is written as it is
+        return f"{message}.{shown}"
     return f"{message[0].upper()}{message[1:]}.{shown}"
+
+
+def _already_told(fault: Any) -> bool:
+    """Whether a list is called too short because items of it were refused, each with its fault."""
+    return (
+        fault["type"] == "too_short"
+        and isinstance(fault["input"], Sequence)
+        and len(fault["input"]) >= fault["ctx"]["min_length"]
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as it would stand in YAML."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _document_path(document: Any, location: Sequence[str | int], *, missing: bool) -> KeyPath:
@@ -283,5 +288,47 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
+@dataclass(frozen=True)
+class _Word:
+    """true or false where only a number may stand: nothing that pydantic would take for one."""
+
+    value: bool
+
+    def __repr__(self) -> str:
+        return str(self.value).lower()
+
+
+def _unlike_numbers(annotation: Any, value: Any) -> Any:
+    """`value` with each bool in it that `annotation` would let pass for a number as a _Word."""
+    choices = _alternatives(annotation)
+    if isinstance(value, bool):
+        numeric = bool not in choices and (int in choices or float in choices)
+        return _Word(value) if numeric else value
+    for choice in choices:
+        origin, arguments = typing.get_origin(choice), typing.get_args(choice)
+        if origin in (tuple, list) and isinstance(value, tuple | list):
+            endless = origin is list or arguments[-1] is Ellipsis
+            rest = itertools.repeat(arguments[0] if endless else None)
+            kinds = rest if endless else itertools.chain(arguments, rest)
+            value = [_unlike_numbers(kind, item) for item, kind in zip(value, kinds, strict=False)]
+        elif origin in (dict, Mapping) and isinstance(value, Mapping):
+            value = {key: _unlike_numbers(arguments[1], item) for key, item in value.items()}
+    return value
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The members of a union, however it is written; of any other annotation, itself."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if origin is typing.Union or isinstance(annotation, types.UnionType):
+        return [c for member in typing.get_args(annotation) for c in _alternatives(member)]
+    if isinstance(annotation, TypeVar):
+        return _alternatives(annotation.__bound__)
+    return [annotation]
+
+
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    if value is None:
+        return "nothing"
+    return "a list" if isinstance(value, list) else f"'{value}'"

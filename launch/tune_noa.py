@@ -49,8 +49,9 @@ def main(
         again = sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"]
         console.print(f"Interrupted. Go on with: python {shlex.join(again)}", soft_wrap=True)
         raise typer.Exit(130)
-    if report.ranked(result.ledger):
-        console.print(f"Next: python launch/export_best.py {place} --out exported", soft_wrap=True)
+    if not report.ranked(result.ledger):
+        raise typer.Exit(1)
+    console.print(f"Next: python launch/export_best.py {place} --out exported", soft_wrap=True)
 
 
 if __name__ == "__main__":

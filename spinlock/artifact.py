@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spinlock.errors import ArtifactError
-from spinlock.files import atomic_directory
+from spinlock.files import atomic_directory, fingerprint
 
 FORMAT = 1
 _DESCRIPTION, _WEIGHTS = "artifact.json", "weights.safetensors"
@@ -94,6 +94,11 @@ def load(path: Path, kind: str) -> Artifact:
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path / _WEIGHTS}: missing or damaged: {error}.") from None
     return Artifact(path=path, kind=kind, weights=weights, **fields)
+
+
+def weights_fingerprint(path: Path) -> str:
+    """What the weights of the artifact at `path` are, whenever and wherever it was written."""
+    return fingerprint(path / _WEIGHTS)
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`spinlock ...`: thin commands, and how every command of the project answers a user's mistake."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from spinlock.data.generate import GenerateConfig
 from spinlock.data.generate import Progress as Made
 from spinlock.data.generate import generate as generate_dataset
 from spinlock.errors import SpinlockError
+from spinlock.files import own_directory
 from spinlock.progress import bar
 from spinlock.training.config import training_config
 from spinlock.training.prepare import train_and_export
@@ -73,8 +75,7 @@ def generate(
 def check(path: Annotated[Path, typer.Argument(help="An HDF5 file of any known layout.")]) -> None:
     """Read a whole data file: what is in it, and whether every number is finite."""
     describe(path)
-    open_dataset(path).verify()
-    print("Every stored number is finite.")
+    print(open_dataset(path).verify())
 
 
 @app.command()
@@ -83,11 +84,14 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Directory for artifact and checkpoint.")],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT/checkpoint.")] = False,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Save every so many updates, not only each epoch.")
+    ] = None,
 ) -> None:
     """Train one configuration; the best epoch is kept as an artifact in OUT/best."""
     document, lines = config.read(recipe)
     wanted = training_config(document, where=str(recipe), lines=lines, overrides=overrides or ())
-    checkpoint = out / "checkpoint"
+    checkpoint = own_directory(out, "artifact and checkpoint") / "checkpoint"
     if checkpoint.exists() and not resume:
         raise SpinlockError(
             f"{out}: a run is here already. Go on with it by --resume, or give another --out."
@@ -102,6 +106,8 @@ def train(
                 completed=trainer.state.batch,
                 total=trainer.batches,
             )
+            if save_every is not None and trainer.state.global_step % save_every == 0:
+                trainer.save(checkpoint)
 
         trainer = Trainer(wanted, on_step=step)
         if resume:
@@ -111,11 +117,21 @@ def train(
             trainer.save(checkpoint)
             progress.console.print(epoch_text(report, epochs), highlight=False)
 
-        best = train_and_export(trainer, out / "best", progress=after)
+        try:
+            best = train_and_export(trainer, out / "best", progress=after)
+        except KeyboardInterrupt:
+            print(f"Interrupted. Go on with: {_again()}", file=sys.stderr)
+            raise typer.Exit(130) from None
     print(
         f"Best: epoch {best.epoch}, {trainer.task.selection} "
         f"{best.metrics[trainer.task.selection]:.6g}, in {out / 'best'}"
     )
+
+
+def _again() -> str:
+    """The command line that goes on with an interrupted run."""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return shlex.join(["spinlock", *words, "--resume"])
 
 
 def epoch_text(report: EpochReport, epochs: int) -> str:
@@ -131,7 +147,8 @@ def epoch_text(report: EpochReport, epochs: int) -> str:
     text = f"Epoch {report.epoch}/{epochs}\n  Train: {line('train/')} "
     text += f"[{report.metrics['seconds']:.1f}s]\n  Val:   {line('val/')}"
     if report.metrics["skipped_updates"]:
-        text += f"\n  Skipped updates: {report.metrics['skipped_updates']:.0f}"
+        names = ", ".join(f"{name} ({count})" for name, count in report.nonfinite.items())
+        text += f"\n  Skipped updates: {report.metrics['skipped_updates']:.0f}, by {names}"
     return text if report.stop is None else f"{text}\n  Stopped: {report.stop.sentence}"
 
 

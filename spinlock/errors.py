@@ -30,5 +30,9 @@ class TrainingError(SpinlockError):
     """A training run that cannot start as it was asked for."""
 
 
+class OutOfMemoryError(SpinlockError):
+    """A model that does not fit into memory before its first update."""
+
+
 class SearchError(SpinlockError):
     """A search that cannot start, or be resumed, as it was asked for."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spinlock.errors import SpinlockError
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -49,6 +51,20 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def own_directory(path: Path, purpose: str) -> Path:
+    """`path` as a directory that exists, made if need be; it is the user's choice for `purpose`.
+
+    Raises SpinlockError when it cannot be one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpinlockError(
+            f"{path}: cannot be the directory for {purpose}: {error.strerror}. Choose another."
+        ) from None
+    return path
 
 
 def fingerprint(path: Path) -> str:

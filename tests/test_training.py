@@ -22,6 +22,7 @@ from spinlock.training.evaluate import evaluate
 from spinlock.training.optim import schedule_factor
 from spinlock.training.parallel import World
 from spinlock.training.trainer import EpochReport, Trainer
+from spinlock.vqvae import Tokenizer
 
 SMALL = {
     "base_channels": 4,
@@ -223,9 +224,19 @@ def test_nonfinite_gradients_are_skipped_counted_named_and_end_the_epoch(
     assert report.stop.kind == "nonfinite"
     assert "3 updates in a row were skipped for NaN or infinite gradients" in report.stop.sentence
     assert "uafno." in report.stop.sentence
+    assert set(report.nonfinite) <= set(dict(trainer.task.modules.named_parameters()))
+    assert report.nonfinite["uafno.head.weight"] == 3
     assert report.metrics["updates"] == 1
     assert report.metrics["skipped_updates"] == 3
     assert not list(trainer.epochs())
+
+
+def test_a_short_epoch_whose_every_update_is_skipped_ends_the_run(noa: dict[str, Any]) -> None:
+    config = built(noa, loss__lambda_traj=1e38, nonfinite__min_updates=99)
+    (report,) = list(Trainer(config).epochs())
+    assert report.stop is not None
+    assert report.stop.sentence.startswith("all 3 updates of epoch 1 were skipped")
+    assert report.metrics["updates"] == 0
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(noa: dict[str, Any]) -> None:
@@ -267,8 +278,32 @@ def test_a_checkpoint_of_other_data_is_refused_and_of_the_same_data_elsewhere_ta
     other.write_bytes(tiny_data.read_bytes())
     with h5py.File(other, "r+") as file:
         file["outputs/fields"][0, 0, 3] += 1
-    with pytest.raises(ArtifactError, match="Give the file that it was trained on"):
+    with pytest.raises(ArtifactError, match="trained with other files:\n  data: sha256"):
         Trainer(built(noa, data__path=str(other))).restore(tmp_path)
+
+
+def test_another_tokenizer_is_refused_on_resume_and_on_evaluation(
+    noa: dict[str, Any], tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer(built(noa, epochs=1))
+    (report,) = trainer.epochs()
+    trainer.save(tmp_path)
+    trainer.task.export(tmp_path / "out", report.metrics, {})
+    other = Tokenizer.load(tiny_tokenizer)
+    with torch.no_grad():
+        other.vqvae.bank.codebooks.mul_(1.5)
+    other.save(tmp_path / "other", {}, {})
+    with pytest.raises(ArtifactError, match="tokenizer: sha256"):
+        Trainer(built(noa, tokenizer=str(tmp_path / "other"))).restore(tmp_path)
+    with pytest.raises(ArtifactError, match="tokenizer: sha256"):
+        evaluate(tmp_path / "out", tokenizer=tmp_path / "other")
+
+
+def test_a_micro_batch_asked_for_on_resume_is_used(noa: dict[str, Any], tmp_path: Path) -> None:
+    Trainer(built(noa)).save(tmp_path)
+    resumed = Trainer(built(noa, micro_batch=2))
+    resumed.restore(tmp_path)
+    assert next(resumed.epochs()).metrics["micro_batch"] == 2
 
 
 def test_a_finished_run_can_be_given_more_epochs(noa: dict[str, Any], tmp_path: Path) -> None:
@@ -298,6 +333,10 @@ def test_a_damaged_or_missing_checkpoint_is_refused(noa: dict[str, Any], tmp_pat
         ({"rollout__bptt_window": 9}, "longer than the 8 timesteps"),
         ({"loss__latent_sample_steps": 5}, "cannot sample 5 distinct states of a window of 4"),
         ({"tokenizer": None}, "none is given"),
+        (
+            {"loss__lambda_traj": 0, "loss__lambda_commit": 0, "loss__lambda_latent": 0},
+            "nothing to train",
+        ),
         ({"task": "nao"}, "Did you mean 'noa'?"),
         ({"optimizer__lr": 0}, "optimizer.lr"),
     ],
@@ -314,7 +353,7 @@ def test_a_configuration_that_cannot_train_is_refused(
     [
         ({"rollout__timesteps": 12}, "needs 13 frames"),
         ({"data__operators": 99}, "asks for 99 and the file holds 12"),
-        ({"model__encoder_levels": 5}, "does not divide by 2**encoder_levels = 32"),
+        ({"model__encoder_levels": 5}, "divide by 2**encoder_levels = 32"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(

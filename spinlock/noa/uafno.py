@@ -115,10 +115,10 @@ class UAFNO(nn.Module):
 
         A constant channel or parameter keeps scale 1: it carries nothing to rescale.
         """
-        self.mean.copy_(fields.mean((0, 2, 3)).reshape(-1, 1, 1))
+        self.mean.copy_(fields.double().mean((0, 2, 3)).reshape(-1, 1, 1))
         self.scale.copy_(_scale(fields.transpose(0, 1).flatten(1), dim=1).reshape(-1, 1, 1))
         if self.parameters_given:
-            self.parameter_mean.copy_(parameters.mean(0))
+            self.parameter_mean.copy_(parameters.double().mean(0))
             self.parameter_scale.copy_(_scale(parameters, dim=0))
 
     def condition(self, parameters: Float[Tensor, "B P"]) -> list[Film]:
@@ -226,5 +226,8 @@ def _groups(width: int) -> int:
 
 
 def _scale(values: Tensor, dim: int) -> Tensor:
+    """Standard deviation, or 1 where it is rounding: a mean of equal numbers is seldom exact."""
+    values = values.double()
     scale = values.std(dim, correction=0)
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    varies = scale > 1e-6 * values.abs().amax(dim)
+    return torch.where(varies, scale, torch.ones_like(scale)).float()

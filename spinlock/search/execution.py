@@ -24,7 +24,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from spinlock.config import parse
-from spinlock.errors import ArtifactError
+from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.search import checkpoints
 from spinlock.search.checkpoints import Report
 from spinlock.search.rules import Stop
@@ -78,7 +78,11 @@ def reports(
     directory = assignment.directory
     with checkpoints.exclusive(directory) if leads else nullcontext():
         config = parse(trainable.model, assignment.training, where=f"trial {assignment.number}")
-        trainer, history = trainable.build(config), list[Report]()
+        try:
+            trainer, history = trainable.build(config), list[Report]()
+        except OutOfMemoryError as error:
+            yield Report(assignment.acknowledged + 1, {}, Stop("memory", str(error)))
+            return
         for checkpoint in checkpoints.newest_first(directory):
             try:
                 history = checkpoints.reports_in(checkpoint)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from spinlock.config import Config
-from spinlock.data import open_dataset
-from spinlock.files import fingerprint
 from spinlock.search.trainable import Trainable
 from spinlock.training.config import NOATraining
 from spinlock.training.evaluate import evaluate
+from spinlock.training.inputs import open_inputs
 from spinlock.training.trainer import Trainer
 
 
@@ -30,13 +29,8 @@ class NOA:
         return Trainer(_noa(config))
 
     def facts(self, config: Config) -> dict[str, Any]:
-        """Fingerprints of the dataset and of the tokenizer's files."""
-        noa = _noa(config)
-        facts: dict[str, Any] = {"data": open_dataset(noa.data.path).info.fingerprint}
-        if noa.tokenizer is not None:
-            files = sorted(path for path in noa.tokenizer.iterdir() if path.is_file())
-            facts["tokenizer"] = {path.name: fingerprint(path) for path in files}
-        return facts
+        """Fingerprints of the dataset and of the tokenizer's weights."""
+        return dict(open_inputs(_noa(config)).facts)
 
     def export(
         self,

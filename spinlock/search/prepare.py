@@ -5,17 +5,22 @@ a second; then a missing dataset and a missing tokenizer are made once and reuse
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spinlock.config import dotted, parse, replace
+from spinlock.data import open_dataset
+from spinlock.files import own_directory
 from spinlock.progress import bar
 from spinlock.search.check import load_study
 from spinlock.search.noa import NOA
 from spinlock.search.space import Study
 from spinlock.training import prepare
 from spinlock.training.config import NOATraining
+from spinlock.training.inputs import open_inputs
+from spinlock.vqvae import Tokenizer
 
 _LATER = Path("made-on-the-spot")
 
@@ -41,15 +46,34 @@ class Prepared:
 def plan(
     space: Path, overrides: Sequence[str], *, data: Path | None, tokenizer: Path | None
 ) -> Study:
-    """The study, checked; files that are still to be made stand in it as `made-on-the-spot`."""
+    """The study, checked; files that are still to be made stand in it as `made-on-the-spot`.
+
+    Files that are there already are held against every extreme of the space.
+    """
     given = {"data.path": data, "tokenizer": tokenizer}
-    return load_study(
+    study = load_study(
         space,
         NOA(),
         overrides,
         fixed={key: str(path.resolve()) for key, path in given.items() if path is not None},
         defaults={key: str(_LATER) for key in given},
     )
+    inspect(study)
+    return study
+
+
+def inspect(study: Study) -> None:
+    """Raise SpinlockError unless the files fit each other and every extreme of the space."""
+    base = {key: parameter.extremes[0] for key, parameter in study.space.items()}
+    points = [base | {key: value} for key, p in study.space.items() for value in p.extremes]
+    for point in points:
+        config = parse(NOATraining, study.configuration(point), where=study.name)
+        if config.tokenizer == _LATER:
+            config = config.model_copy(update={"tokenizer": None})
+        if config.data.path != _LATER:
+            open_inputs(config)
+        elif config.tokenizer is not None:
+            Tokenizer.load(config.tokenizer)
 
 
 def fulfil(study: Study, recipes: Recipes, say: Callable[[str], None]) -> Prepared:
@@ -57,6 +81,7 @@ def fulfil(study: Study, recipes: Recipes, say: Callable[[str], None]) -> Prepar
 
     Paths are made absolute: trials run in directories of their own.
     """
+    own_directory(recipes.artifacts, "what is made once")
     seconds: dict[str, float] = {}
     training = dotted(study.training)
 
@@ -70,14 +95,24 @@ def fulfil(study: Study, recipes: Recipes, say: Callable[[str], None]) -> Prepar
     if training["data.path"] == str(_LATER):
         training["data.path"] = made("dataset", lambda: _dataset(recipes))
     training["data.path"] = str(Path(training["data.path"]).resolve())
-    base = _base(study)
+    base = _base(study, training)
+    _verify(base.data.path, recipes.artifacts, say)
     if training["tokenizer"] == str(_LATER):
-        data, frames = Path(training["data.path"]), base.rollout.timesteps + 1
-        training["tokenizer"] = made("tokenizer", lambda: _tokenizer(recipes, data, frames))
+        training["tokenizer"] = made("tokenizer", lambda: _tokenizer(recipes, base))
     if training["tokenizer"] is not None:
         training["tokenizer"] = str(Path(training["tokenizer"]).resolve())
     ready = study.model_copy(update={"training": replace({}, training)})
+    inspect(ready)
     return Prepared(ready, base.epochs, seconds)
+
+
+def _verify(data: Path, artifacts: Path, say: Callable[[str], None]) -> None:
+    """Read the whole file once in its life: a NaN in it must not surface hours into a trial."""
+    dataset = open_dataset(data)
+    mark = artifacts / f"verified-{dataset.info.fingerprint.rpartition(':')[2][:16]}"
+    if not mark.exists():
+        say(f"data: {dataset.verify()}")
+        mark.touch()
 
 
 def _dataset(recipes: Recipes) -> Path:
@@ -90,21 +125,22 @@ def _dataset(recipes: Recipes) -> Path:
         )
 
 
-def _tokenizer(recipes: Recipes, data: Path, frames: int) -> Path:
+def _tokenizer(recipes: Recipes, base: NOATraining) -> Path:
     with bar("epochs") as shown:
         task = shown.add_task("tokenizer", total=None)
         return prepare.tokenizer(
             recipes.tokenizer,
-            data,
-            frames,
+            base.data,
+            base.rollout.timesteps + 1,
             recipes.artifacts,
+            seed=base.seed,
             progress=lambda report, epochs: shown.update(
                 task, completed=report.epoch, total=epochs
             ),
         )
 
 
-def _base(study: Study) -> NOATraining:
-    """The training at one corner of the space."""
-    first = study.configuration({key: p.extremes[0] for key, p in study.space.items()})
-    return parse(NOATraining, first, where=study.name)
+def _base(study: Study, training: Mapping[str, Any]) -> NOATraining:
+    """The training at one corner of the space, with `training` settings."""
+    first = {key: p.extremes[0] for key, p in study.space.items()}
+    return parse(NOATraining, replace(replace({}, training), first), where=study.name)

@@ -62,7 +62,7 @@ class TrainingConfig(Config):
     epochs: int = Field(10, ge=1)
     early_stopping_patience: int | None = Field(None, ge=1)
     nonfinite: NonfiniteGradients = NonfiniteGradients()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 class RolloutConfig(Config):
@@ -114,10 +114,13 @@ class NOATraining(TrainingConfig):
                 "loss.lambda_commit and loss.lambda_latent compare with a tokenizer, and none is "
                 "given. Set tokenizer to the directory of a trained VQ-VAE, or both to 0"
             )
-        try:
-            sampled_steps(self.loss.latent_sample_steps, self.rollout.window)
-        except ValueError as error:
-            raise ValueError(f"loss.latent_sample_steps: {error}") from None
+        if not (self.loss.lambda_traj or self.loss.lambda_commit or self.loss.lambda_latent):
+            raise ValueError("every weight of the loss is 0: there is nothing to train")
+        if self.tokenizer is not None:
+            try:
+                sampled_steps(self.loss.latent_sample_steps, self.rollout.window)
+            except ValueError as error:
+                raise ValueError(f"loss.latent_sample_steps: {error}") from None
         return self
 
 
@@ -142,7 +145,7 @@ def training_model(
 ) -> type[NOATraining] | type[VQVAETraining]:
     """The configuration class that the document's `task` names (the NOA if it names none)."""
     task = document.get("task", "noa")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise ConfigError(
             f"{where}: task: there is no task {task!r}. {nearest(str(task), [*TASKS])}"
         )

@@ -6,10 +6,10 @@ import torch
 
 from spinlock import artifact
 from spinlock.config import replace
-from spinlock.data import open_dataset
 from spinlock.errors import ArtifactError
 from spinlock.training.config import training_config
 from spinlock.training.parallel import World
+from spinlock.training.task import same_facts
 from spinlock.training.tasks import build_task
 
 
@@ -32,14 +32,9 @@ def evaluate(
         found.provenance["training"], {key: str(value) for key, value in moved.items() if value}
     )
     config = training_config(trained, where=str(path))
-    judged, expected = open_dataset(config.data.path).info, found.provenance["data_fingerprint"]
-    if judged.fingerprint != expected:
-        raise ArtifactError(
-            f"{path}: it was trained on data of fingerprint {expected}; {config.data.path} "
-            f"has {judged.fingerprint}. Give the file that it was trained on."
-        )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = build_task(config, device)
+    same_facts(found.provenance["facts"], task.facts, where=str(path))
     try:
         task.modules.load_state_dict(
             {k: v for k, v in found.weights.items() if k.partition(".")[0] in task.modules}

@@ -11,7 +11,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 def clip(parameters: Iterable[Parameter], limit: float) -> float:
     """Scale all gradients so that their total 2-norm is at most `limit`; the norm before.
 
-    A non-finite norm is returned and nothing is scaled: the caller must not update.
+    A non-finite norm is returned and nothing is scaled: the caller must not update. It is one
+    also where every gradient is finite and only their squares overflow.
     """
     with_gradient = [p for p in parameters if p.grad is not None]
     total = get_total_norm([p.grad for p in with_gradient if p.grad is not None])

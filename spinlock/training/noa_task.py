@@ -1,5 +1,6 @@
 """The NOA imitating ground-truth rollouts, aligned with a frozen tokenizer."""
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from spinlock import artifact
-from spinlock.data import open_dataset
-from spinlock.errors import TrainingError
 from spinlock.noa import UAFNO, LatentProjector, rollout, sampled_steps
 from spinlock.noa.rollout import Rollout
-from spinlock.training.batches import Batch, Windows, split
+from spinlock.training.batches import Batch, Windows
 from spinlock.training.config import NOATraining
+from spinlock.training.inputs import open_inputs
 from spinlock.training.losses import TERMS, Alignment, Prediction
 from spinlock.training.task import Task
-from spinlock.vqvae import Tokenizer
 
 STATISTICS_ITEMS = 256
 
@@ -32,41 +31,30 @@ class NOATask(Task):
     selection = "val/traj"
 
     def __init__(self, config: NOATraining, device: torch.device) -> None:
-        dataset = open_dataset(config.data.path)
-        info, steps = dataset.info, config.rollout.timesteps
-        if info.frames < steps + 1:
-            raise TrainingError(
-                f"{info.path}: rollout.timesteps {steps} needs {steps + 1} frames (the initial "
-                f"one and {steps} steps); the file holds {info.frames}. "
-                + (
-                    f"Lower rollout.timesteps to {info.frames - 1} or less."
-                    if info.frames > 1
-                    else "It has no trajectories to imitate."
-                )
-            )
-        self.config, self.device, self.info = config, device, info
-        self.split = split(info, config.data, config.seed)
+        inputs = open_inputs(config)
+        self.config, self.device, self.info = config, device, inputs.dataset.info
+        self.split, self.facts = inputs.split, inputs.facts
         window = config.rollout.window
         items = [*self.split.train, *self.split.validation]
-        self.windows = Windows(dataset, items, steps, window)
+        self.windows = Windows(inputs.dataset, items, config.rollout.timesteps, window)
 
-        grid = (info.height, info.width)
-        parameters = len(info.parameter_names)
-        try:
-            uafno = UAFNO(config.model, channels=info.channels, grid=grid, parameters=parameters)
-        except ValueError as error:
-            raise TrainingError(f"{info.path}: model.encoder_levels: {error}.") from None
-        sample = self.windows.batch(self.split.train[:STATISTICS_ITEMS], torch.device("cpu"))
+        uafno = UAFNO(
+            config.model,
+            channels=self.info.channels,
+            grid=(self.info.height, self.info.width),
+            parameters=len(self.info.parameter_names),
+        )
+        # Evenly spaced: a file may be sorted by regime.
+        spaced = self.split.train[:: math.ceil(len(self.split.train) / STATISTICS_ITEMS)]
+        sample = self.windows.batch(spaced, torch.device("cpu"))
         fields = torch.cat([sample.initial[:, None], sample.target], 1).flatten(0, 1)
-        uafno.fit_statistics(fields, sample.parameters)
+        uafno.fit_statistics(fields, inputs.dataset.parameters(self.split.train))
         self.modules = nn.ModuleDict({"uafno": uafno})
         self.weights = {"traj": config.loss.lambda_traj}
 
-        self.tokenizer: Tokenizer | None = None
+        self.tokenizer = inputs.tokenizer
         self.tapped: tuple[int, ...] = ()
-        if config.tokenizer is not None:
-            self.tokenizer = Tokenizer.load(config.tokenizer)
-            self.tokenizer.expect(frames=steps + 1, channels=info.channels, grid=grid)
+        if self.tokenizer is not None:
             self.tokenizer.to(device)
             self.tapped = sampled_steps(config.loss.latent_sample_steps, window)
             self.modules["projector"] = LatentProjector(
@@ -135,7 +123,7 @@ class NOATask(Task):
             weights=self.modules.state_dict(),
             metrics=metrics,
             provenance={
-                "data_fingerprint": self.info.fingerprint,
+                "facts": self.facts,
                 "training": self.config.model_dump(mode="json"),
                 **provenance,
             },

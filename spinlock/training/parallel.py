@@ -13,20 +13,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class World:
-    """This process among the processes of one training run."""
+    """This process among the processes of one training run; it talks from `device`."""
 
     rank: int = 0
     size: int = 1
+    device: torch.device = CPU
 
     @classmethod
-    def current(cls) -> "World":
-        """The world that the launcher has set up, or this process alone."""
+    def current(cls, device: torch.device) -> "World":
+        """The world that the launcher has set up, or this process alone.
+
+        What is exchanged lies on `device`, where the gradients lie: NCCL knows no other.
+        """
         if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+            return cls(dist.get_rank(), dist.get_world_size(), device)
+        return cls(device=device)
 
     def share(self, indices: Sequence[int]) -> list[int]:
         """This rank's part of a batch; the parts of all ranks make up the batch."""
@@ -36,7 +42,7 @@ class World:
         """Each value summed over all ranks."""
         if self.size == 1:
             return list(values)
-        summed = torch.tensor(values, dtype=torch.float64)
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(summed)
         return [float(value) for value in summed]
 

@@ -6,6 +6,8 @@ one and never reuses the old.
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from spinlock.config import replace
 from spinlock.data import open_dataset
 from spinlock.data.generate import GenerateConfig, Progress, generate
 from spinlock.errors import TrainingError
-from spinlock.training.config import VQVAETraining
+from spinlock.training.config import DataConfig, VQVAETraining
 from spinlock.training.trainer import EpochReport, Trainer
 
 
@@ -35,26 +37,33 @@ def dataset(
 
 def tokenizer(
     recipe: Path,
-    data: Path,
+    data: DataConfig,
     frames: int,
     artifacts: Path,
     *,
-    seed: int = 0,
+    seed: int,
     progress: Callable[[EpochReport, int], None] | None = None,
 ) -> Path:
     """The tokenizer of `data`'s first `frames` frames by `recipe`; trained if not there.
 
-    `progress(report, epochs)` is called after each epoch. Of all epochs the one with the best
-    reconstruction of held-out features is kept.
+    With the data section and seed of the NOA that it will align, both hold out the same
+    operators. `progress(report, epochs)` is called after each epoch. Of all epochs the one with
+    the best reconstruction of held-out features is kept. It appears under its name only when
+    training has ended: one that was interrupted is never taken for finished.
     """
     document, lines = config.read(recipe)
-    document = replace(document, {"data.path": str(data), "frames": frames, "seed": seed})
-    wanted = config.parse(VQVAETraining, document, where=str(recipe), lines=lines)
-    fingerprint = open_dataset(data).info.fingerprint
+    filled = {"data": data.model_dump(mode="json"), "frames": frames, "seed": seed}
+    wanted = config.parse(VQVAETraining, replace(document, filled), where=str(recipe), lines=lines)
+    fingerprint = open_dataset(data.path).info.fingerprint
     content = replace(wanted.model_dump(mode="json"), {"data.path": fingerprint})
     path = artifacts / f"vqvae-{_digest(content)}"
     if not path.exists():
-        train_and_export(Trainer(wanted), path, progress=progress)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        try:
+            train_and_export(Trainer(wanted), unfinished, progress=progress)
+            unfinished.rename(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return path
 
 
@@ -66,19 +75,24 @@ def train_and_export(
 ) -> EpochReport:
     """Train to the end and keep at `path` the artifact of the epoch with the best `selection`.
 
+    A restored trainer goes on, and what it kept at `path` stays unless an epoch is better.
     Raises TrainingError with the trainer's own sentence if no epoch gave a finite score.
     """
-    best, provenance = None, artifact.provenance(seed=trainer.config.seed)
+    provenance = artifact.provenance(seed=trainer.config.seed)
     for report in trainer.epochs():
         if trainer.state.best_epoch == report.epoch:
-            best = report
             trainer.task.export(path, {"epoch": report.epoch, **report.metrics}, provenance)
         if progress is not None:
             progress(report, trainer.config.epochs)
+    best, last = trainer.best_report, trainer.last_report
     if best is None:
-        last = trainer.last_report
         reason = last.stop.sentence if last is not None and last.stop is not None else "no epoch"
         raise TrainingError(f"{path}: nothing to keep: {reason}.")
+    if not path.exists():
+        raise TrainingError(
+            f"{path}: the best epoch, {best.epoch}, was kept here before the run was resumed, "
+            "and is gone. Put it back, or train anew."
+        )
     return best
 
 

@@ -1,14 +1,14 @@
 """What differs between training the NOA and training the VQ-VAE; the loop is one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spinlock.data import DatasetInfo
+from spinlock.errors import ArtifactError
 from spinlock.training.batches import Split
 from spinlock.training.parallel import World
 
@@ -16,13 +16,13 @@ from spinlock.training.parallel import World
 class Task(ABC):
     """Modules to train, the terms of their loss with weights, and how they are judged.
 
-    `info` describes the data. `modules` holds every trained module, all of it in the optimizer.
-    `weights` are the loss weights by term; a search may vary them, so `validate` must give
-    metrics that do not depend on them, and `selection` names the one that a single run is judged
-    by (lower is better).
+    `facts` are fingerprints of the files that it stands on. `modules` holds every trained
+    module, all of it in the optimizer. `weights` are the loss weights by term; a search may vary
+    them, so `validate` must give metrics that do not depend on them, and `selection` names the
+    one that a single run is judged by (lower is better).
     """
 
-    info: DatasetInfo
+    facts: dict[str, str]
     modules: nn.ModuleDict
     weights: dict[str, float]
     split: Split
@@ -59,3 +59,18 @@ class Task(ABC):
 
     def discard(self) -> None:
         """Called when a batch's gradients are thrown away: forget what its forwards recorded."""
+
+
+def same_facts(then: Mapping[str, str], now: Mapping[str, str], *, where: str) -> None:
+    """Raise ArtifactError unless a run's files are those that it was trained with."""
+    changed = [
+        f"  {name}: {then.get(name)} then, {now.get(name)} now"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ArtifactError(
+            f"{where}: it was trained with other files:\n"
+            + "\n".join(changed)
+            + "\nGive those that it was trained with; they may lie elsewhere."
+        )

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from spinlock.config import dotted
-from spinlock.errors import ArtifactError
+from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.training import checkpoint, gradients, optim
 from spinlock.training.config import NOATraining, VQVAETraining
 from spinlock.training.memory import is_out_of_memory, peak_bytes, reset_peak
 from spinlock.training.parallel import World
-from spinlock.training.task import Task
+from spinlock.training.task import Task, same_facts
 from spinlock.training.tasks import build_task
 
 
@@ -40,6 +40,8 @@ class EpochReport:
     epoch: int
     metrics: dict[str, float]
     stop: Stop | None = None
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    """Parameters whose gradient was not finite, and in how many of the epoch's updates."""
 
 
 @dataclass
@@ -63,7 +65,7 @@ class RunState:
     norm_sum: float = 0.0
     seconds: float = 0.0
     nonfinite: dict[str, int] = field(default_factory=dict)
-    """How many updates of this run each parameter's gradient has spoilt."""
+    """How many of the current epoch's updates each parameter's gradient has spoilt."""
 
 
 class _DoesNotFitError(Exception):
@@ -74,7 +76,8 @@ class Trainer:
     """Trains the task that `config` describes on `device` (CUDA when there is one).
 
     `on_step(trainer)` is called after every update, for a progress bar or a step checkpoint.
-    Raises what a user can mend as SpinlockError: files that do not fit the configuration.
+    Raises what a user can mend as SpinlockError: files that do not fit the configuration, and
+    OutOfMemoryError when the modules alone do not fit.
     """
 
     def __init__(
@@ -88,9 +91,14 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.world = world or World.current()
+        self.world = world or World.current(self.device)
         self.on_step = on_step
-        self.task: Task = build_task(config, self.device)
+        try:
+            self.task: Task = build_task(config, self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(f"the model does not fit into memory: {_first(error)}") from None
         self.batches = math.ceil(len(self.task.split.train) / config.batch_size)
         self.optimizer = optim.build(config.optimizer, self.task.modules)
         self.state = RunState(micro_batch=config.micro_batch or config.batch_size)
@@ -99,6 +107,12 @@ class Trainer:
     def last_report(self) -> EpochReport | None:
         """The report of the last finished epoch, also of a run just restored."""
         return _report(self.state.history[-1]) if self.state.history else None
+
+    @property
+    def best_report(self) -> EpochReport | None:
+        """The report of the epoch with the best `selection` so far; None before a finite one."""
+        best = self.state.best_epoch
+        return _report(self.state.history[best - 1]) if best else None
 
     def epochs(self) -> Generator[EpochReport, None, None]:
         """Train the remaining epochs, yielding after each; ends early after one with a stop."""
@@ -114,17 +128,20 @@ class Trainer:
         reset_peak(self.device)
         started, before = time.perf_counter(), self.state.seconds
         order = self._order(self.state.epoch)
-        stop = None
-        while self.state.batch < self.batches and stop is None:
-            first = self.state.batch * self.config.batch_size
-            stop = self._update(order[first : first + self.config.batch_size])
-            self.state.seconds = before + time.perf_counter() - started
-            if self.on_step is not None:
-                self.on_step(self)
-        metrics = self._training_metrics()
-        if stop is None:
-            metrics |= self.task.validate(self.world, self.state.micro_batch)
-            stop = self._judge(metrics)
+        stop, scores = None, dict[str, float]()
+        try:
+            while self.state.batch < self.batches and stop is None:
+                first = self.state.batch * self.config.batch_size
+                stop = self._update(order[first : first + self.config.batch_size])
+                self.state.seconds = before + time.perf_counter() - started
+                if self.on_step is not None:
+                    self.on_step(self)
+            if stop is None:
+                scores = self._validate()
+                stop = self._judge(scores)
+        except _DoesNotFitError as error:
+            stop = Stop("memory", f"a single sample does not fit into memory: {error}")
+        metrics = self._training_metrics() | scores
         metrics["seconds"] = before + time.perf_counter() - started
         metrics["peak_memory_bytes"] = float(peak_bytes(self.device))
         return self._finish(metrics, stop)
@@ -137,10 +154,7 @@ class Trainer:
     def _update(self, items: list[int]) -> Stop | None:
         """One optimizer step on the effective batch; a non-finite gradient is skipped, counted."""
         state = self.state
-        try:
-            losses = self._gradients(items)
-        except _DoesNotFitError as error:
-            return Stop("memory", f"a single sample does not fit into memory: {error}")
+        losses = self._gradients(items)
         norm = gradients.clip(self.task.modules.parameters(), self.config.optimizer.clip_norm)
         if math.isfinite(norm):
             optim.set_learning_rate(
@@ -149,8 +163,7 @@ class Trainer:
                 step=state.global_step,
                 updates=self.batches * self.config.epochs,
             )
-            self.optimizer.step()
-            self.task.after_update()
+            self._step()
             state.consecutive = 0
             state.norm_sum += norm
             for name, value in losses.items():
@@ -168,7 +181,32 @@ class Trainer:
         reason = self.config.nonfinite.check_updates(
             skipped=state.skipped, tried=state.batch, consecutive=state.consecutive
         )
+        if reason is None and state.skipped == self.batches:
+            reason = f"all {state.skipped} updates of epoch {state.epoch + 1} were skipped"
         return None if reason is None else Stop("nonfinite", f"{reason} ({self._blame()})")
+
+    def _step(self) -> None:
+        """Move the weights. The first step allocates the optimizer's own state."""
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self.world.size > 1:
+                raise
+            raise _DoesNotFitError(f"the optimizer's state: {_first(error)}") from None
+        self.task.after_update()
+
+    def _validate(self) -> dict[str, float]:
+        """The task's scores, with the micro-batch halved until it fits."""
+        while True:
+            try:
+                return self.task.validate(self.world, self.state.micro_batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.world.size > 1:
+                    raise
+                told = _first(error)
+            if self.state.micro_batch == 1:
+                raise _DoesNotFitError(told)
+            self.state.micro_batch //= 2
 
     def _gradients(self, items: list[int]) -> dict[str, float]:
         """Accumulate the batch's gradient, halving the micro-batch until it fits."""
@@ -208,7 +246,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return str(error).splitlines()[0]
+            return _first(error)
         return losses
 
     def _training_metrics(self) -> dict[str, float]:
@@ -246,8 +284,9 @@ class Trainer:
     def _finish(self, metrics: dict[str, float], stop: Stop | None) -> EpochReport:
         state = self.state
         state.epoch += 1
-        report = EpochReport(state.epoch, metrics, stop)
+        report = EpochReport(state.epoch, metrics, stop, state.nonfinite)
         state.history.append(asdict(report))
+        state.nonfinite = {}
         state.batch = state.samples = state.skipped = 0
         state.sums, state.norm_sum, state.seconds = {}, 0.0, 0.0
         return report
@@ -256,7 +295,9 @@ class Trainer:
         worst = sorted(self.state.nonfinite.items(), key=lambda pair: -pair[1])
         names = ", ".join(name for name, _ in worst[:3])
         more = f" and {len(worst) - 3} more parameters" if len(worst) > 3 else ""
-        return f"first in {names}{more}" if names else "the loss itself is not finite"
+        if not names:  # each is finite, and only their squares' sum is not
+            return "the norm of the whole gradient overflows"
+        return f"most often in {names}{more}"
 
     def save(self, directory: Path) -> None:
         """Write everything needed to go on exactly from here, in one step."""
@@ -267,7 +308,7 @@ class Trainer:
             directory,
             {
                 "config": self.config.model_dump(mode="json"),
-                "data_fingerprint": self.task.info.fingerprint,
+                "facts": self.task.facts,
                 "model": self.task.modules.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "run": asdict(self.state),
@@ -279,15 +320,10 @@ class Trainer:
         """Go on from a checkpoint of the same configuration.
 
         More epochs than it was saved with are allowed, as are another micro-batch and another
-        place of the same data. Raises ArtifactError naming what differs.
+        place of the same data and tokenizer. Raises ArtifactError naming what differs.
         """
         saved = checkpoint.read(directory)
-        if saved["data_fingerprint"] != self.task.info.fingerprint:
-            raise ArtifactError(
-                f"{directory}: the checkpoint was trained on data of fingerprint "
-                f"{saved['data_fingerprint']}; {self.config.data.path} has "
-                f"{self.task.info.fingerprint}. Give the file that it was trained on."
-            )
+        same_facts(saved["facts"], self.task.facts, where=str(directory))
         then, now = dotted(saved["config"]), dotted(self.config.model_dump(mode="json"))
         differing = [
             f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
@@ -303,6 +339,8 @@ class Trainer:
         self.task.modules.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = RunState(**saved["run"])
+        if self.config.micro_batch is not None:
+            self.state.micro_batch = self.config.micro_batch
         torch.set_rng_state(saved["random"]["torch"])
         if self.device.type == "cuda" and "cuda" in saved["random"]:
             torch.cuda.set_rng_state(saved["random"]["cuda"], self.device)
@@ -311,6 +349,11 @@ class Trainer:
 _MAY_DIFFER = frozenset({"epochs", "micro_batch", "data.path", "tokenizer"})
 
 
+def _first(error: Exception) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _report(saved: dict[str, Any]) -> EpochReport:
     stop = None if saved["stop"] is None else Stop(**saved["stop"])
-    return EpochReport(saved["epoch"], saved["metrics"], stop)
+    return EpochReport(saved["epoch"], saved["metrics"], stop, saved["nonfinite"])

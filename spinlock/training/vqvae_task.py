@@ -35,9 +35,10 @@ class VQVAETask(Task):
         if info.frames < config.frames:
             raise TrainingError(
                 f"{info.path}: frames {config.frames} were asked for; the file holds "
-                f"{info.frames}. Lower frames."
+                f"{info.frames}. " + ("Lower frames." if info.frames else "It has no trajectories.")
             )
         self.config, self.device, self.info = config, device, info
+        self.facts = {"data": info.fingerprint}
         self.split = split(info, config.data, config.seed)
         if len(self.split.train) < LEAST_SAMPLES:
             raise TrainingError(
@@ -97,7 +98,7 @@ class VQVAETask(Task):
             path,
             metrics=metrics,
             provenance={
-                "data_fingerprint": self.info.fingerprint,
+                "facts": self.facts,
                 "training": self.config.model_dump(mode="json"),
                 "categories": self.categories.summary(),
                 **provenance,

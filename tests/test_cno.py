@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from spinlock.domains.base import operator_seeds
@@ -184,6 +185,32 @@ def test_streams_of_seeds_that_agree_in_their_low_32_bits_differ():
     # torch's CPU generator, seeded with them directly, would give the same numbers twice.
     low, high = (torch.rand(4, generator=generator(seed, 1)) for seed in (5, 5 + 2**32))
     assert not torch.equal(low, high)
+
+
+def test_a_stream_is_a_mersenne_twister_whose_whole_state_is_drawn_from_the_key():
+    words = np.random.SeedSequence(5, spawn_key=(1, 2)).generate_state(624)
+    words[0] = 0x80000000
+    reference = np.random.MT19937()
+    reference.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    expected = (reference.random_raw(2000) % 2**31).astype(np.int32)
+    found = torch.empty(2000, dtype=torch.int32).random_(generator=generator(5, 1, 2))
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_seeds_whose_mixtures_collide_in_32_bits_give_different_streams():
+    # The first such pair among operator_seeds(0, ..): operator 28496 and an earlier one.
+    pair = (7667023279053785484, 18052211343013371182)
+    mixtures = [np.random.SeedSequence(s, spawn_key=(0,)).generate_state(1) for s in pair]
+    assert mixtures[0] == mixtures[1]
+    one, other = (torch.rand(4, generator=generator(seed, 0)) for seed in pair)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "base_channels"])
+@pytest.mark.parametrize("low", [0, -2])
+def test_a_range_that_begins_below_one_is_refused_by_its_name(name, low):
+    with pytest.raises(ValidationError, match=f"{name} must be at least 1, .* at {low}"):
+        CNOConfig(**{name: Integer(low=low, high=3)})
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.05])

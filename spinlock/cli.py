@@ -20,7 +20,8 @@ from spinlock.files import own_directory
 from spinlock.progress import bar
 from spinlock.training.config import training_config
 from spinlock.training.prepare import train_and_export
-from spinlock.training.trainer import EpochReport, Trainer
+from spinlock.training.state import EpochReport
+from spinlock.training.trainer import Trainer
 
 app = typer.Typer(
     add_completion=False,

@@ -43,7 +43,8 @@ from spinlock.search.noa import NOA
 from spinlock.search.space import Parameter, Study
 from spinlock.training.config import NOATraining, training_config
 from spinlock.training.prepare import train_and_export
-from spinlock.training.trainer import EpochReport, Trainer
+from spinlock.training.state import EpochReport
+from spinlock.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

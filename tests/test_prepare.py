@@ -7,7 +7,8 @@ import pytest
 from spinlock.artifact import load
 from spinlock.training.config import DataConfig, training_config
 from spinlock.training.prepare import tokenizer, train_and_export
-from spinlock.training.trainer import EpochReport, Trainer
+from spinlock.training.state import EpochReport
+from spinlock.training.trainer import Trainer
 
 RECIPE = """\
 task: vqvae

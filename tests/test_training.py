@@ -21,7 +21,8 @@ from spinlock.training.config import (
 from spinlock.training.evaluate import evaluate
 from spinlock.training.optim import schedule_factor
 from spinlock.training.parallel import World
-from spinlock.training.trainer import EpochReport, Trainer
+from spinlock.training.state import EpochReport
+from spinlock.training.trainer import Trainer
 from spinlock.vqvae import Tokenizer
 
 SMALL = {

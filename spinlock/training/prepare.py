@@ -18,7 +18,8 @@ from spinlock.data import open_dataset
 from spinlock.data.generate import GenerateConfig, Progress, generate
 from spinlock.errors import TrainingError
 from spinlock.training.config import DataConfig, VQVAETraining
-from spinlock.training.trainer import EpochReport, Trainer
+from spinlock.training.state import EpochReport
+from spinlock.training.trainer import Trainer
 
 
 def dataset(
@@ -84,7 +85,7 @@ def train_and_export(
             trainer.task.export(path, {"epoch": report.epoch, **report.metrics}, provenance)
         if progress is not None:
             progress(report, trainer.config.epochs)
-    best, last = trainer.best_report, trainer.last_report
+    best, last = trainer.state.best_report, trainer.last_report
     if best is None:
         reason = last.stop.sentence if last is not None and last.stop is not None else "no epoch"
         raise TrainingError(f"{path}: nothing to keep: {reason}.")

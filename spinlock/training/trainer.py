@@ -8,9 +8,8 @@ the order of the data is a function of (seed, epoch), and everything else that c
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,51 +20,9 @@ from spinlock.training import checkpoint, gradients, optim
 from spinlock.training.config import NOATraining, VQVAETraining
 from spinlock.training.memory import is_out_of_memory, peak_bytes, reset_peak
 from spinlock.training.parallel import World
+from spinlock.training.state import EpochReport, RunState, Stop
 from spinlock.training.task import Task, same_facts
 from spinlock.training.tasks import build_task
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The trainer itself ended the run: a kind for programs and a sentence for people."""
-
-    kind: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch, counted from 1: its metrics by name, and the stop that it ended with, if any."""
-
-    epoch: int
-    metrics: dict[str, float]
-    stop: Stop | None = None
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    """Parameters whose gradient was not finite, and in how many of the epoch's updates."""
-
-
-@dataclass
-class RunState:
-    """Everything that changes while training, outside the modules and the optimizer."""
-
-    epoch: int = 0
-    """Epochs finished."""
-    batch: int = 0
-    """Batches of the current epoch done."""
-    global_step: int = 0
-    micro_batch: int = 0
-    best: float = math.inf
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    """Running sums of the current epoch's metrics, so that a resumed epoch reports the whole."""
-    samples: int = 0
-    skipped: int = 0
-    consecutive: int = 0
-    norm_sum: float = 0.0
-    seconds: float = 0.0
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    """How many of the current epoch's updates each parameter's gradient has spoilt."""
 
 
 class _DoesNotFitError(Exception):
@@ -106,13 +63,7 @@ class Trainer:
     @property
     def last_report(self) -> EpochReport | None:
         """The report of the last finished epoch, also of a run just restored."""
-        return _report(self.state.history[-1]) if self.state.history else None
-
-    @property
-    def best_report(self) -> EpochReport | None:
-        """The report of the epoch with the best `selection` so far; None before a finite one."""
-        best = self.state.best_epoch
-        return _report(self.state.history[best - 1]) if best else None
+        return self.state.last_report
 
     def epochs(self) -> Generator[EpochReport, None, None]:
         """Train the remaining epochs, yielding after each; ends early after one with a stop."""
@@ -352,8 +303,3 @@ _MAY_DIFFER = frozenset({"epochs", "micro_batch", "data.path", "tokenizer"})
 def _first(error: Exception) -> str:
     """The first line of what an error says, or its kind if it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _report(saved: dict[str, Any]) -> EpochReport:
-    stop = None if saved["stop"] is None else Stop(**saved["stop"])
-    return EpochReport(saved["epoch"], saved["metrics"], stop, saved["nonfinite"])

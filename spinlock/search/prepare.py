@@ -117,17 +117,17 @@ def _verify(data: Path, artifacts: Path, say: Callable[[str], None]) -> None:
 
 def _dataset(recipes: Recipes) -> Path:
     with bar("operators") as shown:
-        task = shown.add_task("dataset", total=None)
+        task = shown.add_task("dataset", total=None, visible=False)  # until there is work
         return prepare.dataset(
             recipes.dataset,
             recipes.artifacts,
-            lambda made: shown.update(task, completed=made.done, total=made.total),
+            lambda made: shown.update(task, completed=made.done, total=made.total, visible=True),
         )
 
 
 def _tokenizer(recipes: Recipes, base: NOATraining) -> Path:
     with bar("epochs") as shown:
-        task = shown.add_task("tokenizer", total=None)
+        task = shown.add_task("tokenizer", total=None, visible=False)
         return prepare.tokenizer(
             recipes.tokenizer,
             base.data,
@@ -135,7 +135,7 @@ def _tokenizer(recipes: Recipes, base: NOATraining) -> Path:
             recipes.artifacts,
             seed=base.seed,
             progress=lambda report, epochs: shown.update(
-                task, completed=report.epoch, total=epochs
+                task, completed=report.epoch, total=epochs, visible=True
             ),
         )
 

@@ -7,6 +7,7 @@ Nothing in it is executed on loading: JSON and safetensors only.
 """
 
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -49,12 +50,16 @@ def save(
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write an artifact directory in one step; one that stands at `path` is replaced."""
+    """Write an artifact directory in one step; one that stands at `path` is replaced.
+
+    A metric that is not finite becomes null: JSON has no NaN, and a run whose last epoch was not
+    finite still has weights worth keeping. In config and provenance it is a ValueError.
+    """
     description = {
         "kind": kind,
         "format": FORMAT,
         "config": dict(config),
-        "metrics": dict(metrics),
+        "metrics": _finite_or_null(metrics),
         "provenance": dict(provenance),
     }
     text = json.dumps(description, indent=2, allow_nan=False)
@@ -116,15 +121,26 @@ def provenance(**facts: Any) -> dict[str, Any]:
     }
 
 
+def _finite_or_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_null(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from; None when installed elsewhere."""
+    """The commit of the checkout that this package runs from; None without checkout or git."""
     package = Path(__file__).resolve().parent
     if not (package.parent / ".git").exists():
         return None
-    done = subprocess.run(
-        ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git on this machine's PATH
+        return None
     return done.stdout.strip() or None

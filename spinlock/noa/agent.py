@@ -81,7 +81,26 @@ class NeuralOperatorAgent:
     def rollout(
         self, initial: Float[Tensor, "B C H W"], parameters: Float[Tensor, "B P"], timesteps: int
     ) -> Float[Tensor, "B F C H W"]:
-        """Frames 0 .. timesteps; frame 0 is `initial`."""
+        """Frames 0 .. timesteps; frame 0 is `initial`.
+
+        Raises ValueError for fields or parameters of other sizes than it was trained on, and
+        for a negative number of steps.
+        """
+        expected = (len(self.channels), *self.grid)
+        found = tuple(initial.shape[1:])
+        if found != expected:
+            raise ValueError(
+                f"initial fields [C, H, W] = {list(found)}; trained on {list(expected)}, the "
+                f"channels {', '.join(self.channels)}"
+            )
+        if tuple(parameters.shape) != (len(initial), len(self.parameters)):
+            raise ValueError(
+                f"parameters of shape {list(parameters.shape)}; expected "
+                f"{[len(initial), len(self.parameters)]}: for each field "
+                f"{', '.join(self.parameters) or 'none'}"
+            )
+        if timesteps < 0:
+            raise ValueError(f"timesteps must be at least 0, not {timesteps}")
         return rollout(
             self.model, initial, parameters, timesteps=timesteps, window=timesteps
         ).frames

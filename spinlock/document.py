@@ -7,6 +7,7 @@ it asks for would not be done.
 """
 
 from io import StringIO
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -15,7 +16,7 @@ from ruamel.yaml.reader import ReaderError
 
 from spinlock.errors import ConfigError
 
-Plain = dict[str, "Plain"] | list["Plain"] | str | int | float | bool | None
+Plain = dict[str, Any] | list[Any] | str | int | float | bool | None
 KeyPath = tuple[str | int, ...]
 Lines = dict[KeyPath, int]
 

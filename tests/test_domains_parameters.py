@@ -131,13 +131,6 @@ def test_a_space_maps_rows_to_named_values_and_to_theta():
     np.testing.assert_allclose(SPACE.conditioning(unit), [[1, 0.5, 1, 0], [0, 0, 0, 1]])
 
 
-def test_the_metadata_of_a_space_is_json_with_names_kinds_and_ranges():
-    entries = json.loads(json.dumps(SPACE.metadata()))
-    assert [entry["name"] for entry in entries] == list(SPACE.names)
-    assert entries[0] == {"name": "layers", "kind": "integer", "low": 2, "high": 5, "step": 1}
-    assert entries[3]["values"] == ["residual", "convex"]
-
-
 @pytest.mark.parametrize("value", [-0.1, 1.5, np.nan])
 def test_a_vector_outside_the_unit_cube_is_refused_by_name(value):
     unit = np.full((3, 4), 0.5)

@@ -307,3 +307,30 @@ def test_a_directory_that_cannot_be_made_is_one_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="cannot be written"):
         generate(small(), tmp_path / "file" / "cno.h5")
+
+
+@pytest.mark.parametrize("grid", [4, 7])
+def test_features_need_a_grid_before_anything_is_made(grid):
+    with pytest.raises(ValueError, match=f"features need a grid of at least 8, not {grid}"):
+        small(features=True, grid=grid)
+
+
+def test_more_than_the_disk_holds_is_refused_before_anything_is_drawn(tmp_path):
+    with pytest.raises(DatasetError, match=r"100000000000 operators .* GB are free"):
+        generate(small(operators=10**11), tmp_path / "cno.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _with_a_small_disk_and_nothing_made(path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    with pytest.raises(DatasetError) as caught:
+        generate(small(grid=64), path)
+    assert "already made" not in str(caught.value)
+    assert str(caught.value).endswith("MB. Put this right and run the same command again.")
+
+
+def test_nothing_is_said_to_be_kept_where_nothing_was_made(tmp_path):
+    process = FORK.Process(target=_with_a_small_disk_and_nothing_made, args=(tmp_path / "cno.h5",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0

@@ -1,5 +1,6 @@
 """Makes a dataset: draws operators of a domain, rolls them out in batches, stores them."""
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +21,17 @@ from spinlock.data.info import DatasetInfo
 from spinlock.data.plan import Plan
 from spinlock.data.reader import open_dataset
 from spinlock.data.writer import DatasetWriter
+from spinlock.domains import AnyDomain
 from spinlock.domains.base import Domain, operator_seeds
-from spinlock.domains.cno import CNOConfig
-from spinlock.errors import GroundTruthError
+from spinlock.errors import DatasetError, GroundTruthError
 from spinlock.features import FAMILIES, FeatureConfig, extract
+from spinlock.features.fields import SMALLEST_GRID
 
 
 class GenerateConfig(Config):
     """What is in a dataset, and in which batches it is made, which does not alter it."""
 
-    domain: CNOConfig  # with a second domain: a union of their configs, told apart by `kind`
+    domain: AnyDomain
     operators: int = Field(default=64, ge=1)
     """How many operators are drawn; powers of two keep a Sobol sequence balanced."""
     seed: int = Field(default=0, ge=0)
@@ -46,10 +48,12 @@ class GenerateConfig(Config):
     """Operators made between two writes; more need more memory."""
 
     @model_validator(mode="after")
-    def _frames_suffice(self) -> "GenerateConfig":
+    def _features_exist(self) -> "GenerateConfig":
         needed = max(FAMILIES[family].minimum_frames for family in FeatureConfig().families)
         if self.features and self.frames < needed:
             raise ValueError(f"features need at least {needed} frames, not {self.frames}")
+        if self.features and self.grid < SMALLEST_GRID:
+            raise ValueError(f"features need a grid of at least {SMALLEST_GRID}, not {self.grid}")
         return self
 
 
@@ -79,6 +83,7 @@ def generate(
     the operator when a trajectory runs away or does not fit the type it is stored in.
     """
     domain: Domain = config.domain.build()
+    _refuse_what_cannot_fit(config, domain, path)
     plan = _plan(config, domain)
     started = time.monotonic()
     with DatasetWriter(path, plan) as writer:
@@ -99,6 +104,25 @@ def generate(
             _report(progress, writer.completed, inherited, config.operators, started)
         writer.finish()
     return open_dataset(path).info
+
+
+def _refuse_what_cannot_fit(config: GenerateConfig, domain: Domain, path: Path) -> None:
+    """Before the parameters are drawn, which alone may be more than the memory holds."""
+    state = len(domain.channel_names) * config.grid**2
+    frames = domain.realizations * config.frames
+    each = state * (4 + frames * np.dtype(config.dtype).itemsize) + 8 * len(domain.parameter_names)
+    needed = config.operators * each
+    place = next((p for p in path.absolute().parents if p.is_dir()), None)
+    if place is None:
+        return  # the writer says why nothing can be made there
+    partial = path.with_name(f"{path.name}.partial")
+    free = shutil.disk_usage(place).free + (partial.stat().st_size if partial.is_file() else 0)
+    if needed > free:
+        raise DatasetError(
+            f"{path}: {config.operators} operators of {each / 1e6:.3g} MB take "
+            f"{needed / 1e9:.4g} GB, and {free / 1e9:.4g} GB are free in {place}. Ask for fewer "
+            "operators or frames, or a smaller grid."
+        )
 
 
 def _plan(config: GenerateConfig, domain: Domain) -> Plan:

@@ -36,6 +36,7 @@ class DatasetWriter:
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path, self.plan = path, plan
         self.partial = path.with_name(f"{path.name}.partial")
+        self.completed = 0
         self._lock_path = path.with_name(f".{path.name}.lock")
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,10 +138,11 @@ class DatasetWriter:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
+            kept = "What is already made stays in the partial file; " if self.completed else ""
+            then = "put this right and run the same command again."
             raise DatasetError(
                 f"{self.path}: cannot be written: {reason}. It takes "
-                f"{self.plan.size() / 1e6:.1f} MB. What is already made stays in the partial file; "
-                "put this right and run the same command again."
+                f"{self.plan.size() / 1e6:.1f} MB. {kept}{then if kept else then.capitalize()}"
             ) from None
 
 

@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt64
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from spinlock.domains.base import Domain, DomainConfig
@@ -91,6 +91,16 @@ class CNOConfig(DomainConfig):
         Structured(weight=0.25),
         Localized(weight=0.25),
     )
+
+    @model_validator(mode="after")
+    def _a_network_exists(self) -> "CNOConfig":
+        for name, values in (
+            ("num_layers", self.num_layers),
+            ("base_channels", self.base_channels),
+        ):
+            if values.low < 1:
+                raise ValueError(f"{name} must be at least 1, and its range begins at {values.low}")
+        return self
 
     def build(self) -> "CNO":
         return CNO(self)

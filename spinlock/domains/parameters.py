@@ -200,10 +200,6 @@ class ParameterSpace:
             ]
         return theta
 
-    def metadata(self) -> list[dict[str, object]]:
-        """Name, kind and range of each axis in order, as JSON values for a data file."""
-        return [{"name": name, **p.model_dump(mode="json")} for name, p in self._items()]
-
     def _items(self) -> list[tuple[str, Parameter]]:
         return list(self.parameters.items())
 

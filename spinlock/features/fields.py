@@ -34,7 +34,7 @@ from spinlock.features import spectrum
 EPS = 1e-6
 EPS_RATE = 1e-8
 _FLOOR, _RELATIVE_FLOOR = 1e-6, 1e-5
-_SMALLEST_GRID = 8
+SMALLEST_GRID = 8
 
 
 class Fields:
@@ -42,9 +42,9 @@ class Fields:
 
     def __init__(self, trajectory: Float[Tensor, "B T C H W"]) -> None:
         self.frames, self.channels, self.height, self.width = trajectory.shape[1:]
-        if min(self.height, self.width) < _SMALLEST_GRID:
+        if min(self.height, self.width) < SMALLEST_GRID:
             raise ConfigError(
-                f"Features need a grid of at least {_SMALLEST_GRID} x {_SMALLEST_GRID} cells; "
+                f"Features need a grid of at least {SMALLEST_GRID} x {SMALLEST_GRID} cells; "
                 f"this trajectory has {self.height} x {self.width}."
             )
         half = trajectory.dtype in (torch.float16, torch.bfloat16)

@@ -57,6 +57,8 @@ def child(parent: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         )
     if not isinstance(node, h5py.Dataset):
         raise DatasetError(f"{path}: '{where}' is a group; expected a dataset.")
+    if node.shape is None:
+        raise DatasetError(f"{path}: '{where}' is there, but holds no value.")
     return node
 
 
@@ -80,8 +82,41 @@ def array(parent: h5py.Group, name: str, axes: str, path: Path) -> h5py.Dataset:
     return node
 
 
+def group(parent: h5py.Group, name: str, path: Path) -> h5py.Group | None:
+    """The group `name` under `parent`; None where there is nothing of that name."""
+    node = parent.get(name)
+    if node is not None and not isinstance(node, h5py.Group):
+        raise DatasetError(f"{path}: '{name}' is a dataset; expected a group.")
+    return node
+
+
+def scalar(node: h5py.Dataset, path: Path) -> int:
+    """The one whole number that a dataset holds."""
+    if node.shape != () or node.dtype.kind not in "iu":
+        raise DatasetError(
+            f"{path}: '{node.name.lstrip('/')}' has shape {node.shape} of {node.dtype}; expected "
+            "one whole number."
+        )
+    return int(node[()])
+
+
+def attribute(node: h5py.HLObject, name: str, path: Path) -> int:
+    """The one whole number (or truth value) in attribute `name` of `node`."""
+    if name not in node.attrs:
+        raise DatasetError(f"{path}: attribute '{name}' of '{node.name}' is missing.")
+    value = np.asarray(node.attrs[name])
+    if value.size != 1 or value.dtype.kind not in "iub":
+        raise DatasetError(
+            f"{path}: attribute '{name}' of '{node.name}' is {node.attrs[name]!r}; expected one "
+            "whole number."
+        )
+    return int(value.item())
+
+
 def same_length(first: h5py.Dataset, second: h5py.Dataset, path: Path) -> None:
     """Raise DatasetError unless both have as many rows."""
+    if second.ndim == 0:
+        raise DatasetError(f"{path}: '{second.name.lstrip('/')}' is one value; expected an array.")
     if first.shape[0] != second.shape[0]:
         raise DatasetError(
             f"{path}: '{first.name.lstrip('/')}' has {first.shape[0]} rows and "
@@ -91,14 +126,30 @@ def same_length(first: h5py.Dataset, second: h5py.Dataset, path: Path) -> None:
 
 def text(value: object) -> str:
     """An HDF5 string as Python text, whether it was written as bytes or as unicode."""
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def texts(node: h5py.HLObject, name: str, path: Path) -> tuple[str, ...]:
     """The list of strings in attribute `name` of `node`."""
     if name not in node.attrs:
         raise DatasetError(f"{path}: attribute '{name}' of '{node.name}' is missing.")
-    return tuple(text(value) for value in np.atleast_1d(node.attrs[name]))
+    values = np.atleast_1d(node.attrs[name])
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "OSU"):
+        raise DatasetError(
+            f"{path}: attribute '{name}' of '{node.name}' is {node.attrs[name]!r}; expected names."
+        )
+    return tuple(text(value) for value in values)
+
+
+def names_of(node: h5py.Dataset, name: str, axis: int, path: Path) -> tuple[str, ...]:
+    """The strings in attribute `name` of `node`, one for each place along `axis`."""
+    found = texts(node, name, path)
+    if len(found) != node.shape[axis]:
+        raise DatasetError(
+            f"{path}: attribute '{name}' of '{node.name}' has {len(found)} names, and the data "
+            f"{node.shape[axis]} columns: shape {node.shape}."
+        )
+    return found
 
 
 def _damage(path: Path, error: Exception, what: str = "") -> str:

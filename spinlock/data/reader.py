@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,34 @@ from spinlock.errors import DatasetError
 def open_dataset(path: Path) -> "TrajectoryDataset":
     """The dataset in the HDF5 file `path`, of any known layout.
 
-    Raises DatasetError when it is absent, damaged, incomplete or of no known layout. Reads the
-    whole file once to fingerprint it.
+    Raises DatasetError when it is absent, damaged, incomplete or of no known layout. The
+    first time in a process it reads the whole file to fingerprint it.
     """
     with open_hdf5(path) as file, naming(path, "structure"):
         info = adapt(file, path).info(fingerprint(path))
     return TrajectoryDataset(info)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` has read; as text, the sentence that says so."""
+
+    info: DatasetInfo
+    undefined: dict[str, tuple[int, int]]
+    """For each family with features that are not finite, how many, and of how many."""
+
+    def __str__(self) -> str:
+        info, items = self.info, self.info.items
+        fields = f"{items} trajectories of {info.frames} frames, " if info.frames else ""
+        features = f", features {', '.join(info.features)}" if info.features else ""
+        judged = f"Judged: {fields}initial fields, parameters{features}."
+        if not self.undefined:
+            return f"Every stored number is finite. {judged}"
+        exceptions = ", ".join(
+            f"{bad} of {size} of features '{family}'"
+            for family, (bad, size) in self.undefined.items()
+        )
+        return f"Every stored number is finite but {exceptions}, as its layout allows. {judged}"
 
 
 class TrajectoryDataset:
@@ -113,18 +136,34 @@ class TrajectoryDataset:
         self._require(family)
         return self._adapter().feature_names(family)
 
-    def verify(self) -> None:
-        """Read everything once. Raises DatasetError at the first fault.
+    def verify(self) -> Verification:
+        """Read everything once, and say what was judged. Raises DatasetError at the first fault.
 
-        Features are not judged: other programs store NaN where a feature has no value.
+        In other programs' files a feature without a value is NaN: those are counted. Ours has
+        none.
         """
         for item in range(len(self)):
             self.initial([item])
             self.parameters([item])
             if self.info.frames:
                 self.trajectories([item])
-        for family in self.info.features:
-            self.features(family)
+        undefined = {family: self._undefined(family) for family in self.info.features}
+        return Verification(self.info, {f: found for f, found in undefined.items() if found[0]})
+
+    def _undefined(self, family: str) -> tuple[int, int]:
+        """How many of the stored features are not finite, and of how many."""
+        values = self.features(family)
+        if values.dtype.kind not in "fiu":
+            return 0, values.size
+        bad = ~np.isfinite(values)
+        if bad.any() and not self._adapter().features_may_be_undefined:
+            operator, realization, column = np.argwhere(bad)[0]
+            raise DatasetError(
+                f"{self.info.path}: features '{family}': {np.count_nonzero(bad)} of {bad.size} "
+                f"values are not finite, the first is '{self.feature_names(family)[column]}' of "
+                f"operator {operator}, realization {realization}. Generate the file again."
+            )
+        return int(np.count_nonzero(bad)), values.size
 
     def _require(self, family: str) -> None:
         if family not in self.info.features:

@@ -21,6 +21,9 @@ class Adapter(ABC):
     signature: ClassVar[str]
     """The structure by which the layout is recognised, in words."""
 
+    features_may_be_undefined: ClassVar[bool] = True
+    """Whether a feature may be NaN in a sound file: other programs store it so."""
+
     @classmethod
     @abstractmethod
     def recognises(cls, file: h5py.File) -> bool:

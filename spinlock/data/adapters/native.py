@@ -9,7 +9,17 @@ from numpy import ndarray
 
 from spinlock.data import schema
 from spinlock.data.adapters.base import Adapter, selection
-from spinlock.data.hdf5 import array, child, same_length, text, texts
+from spinlock.data.hdf5 import (
+    array,
+    attribute,
+    child,
+    group,
+    names_of,
+    same_length,
+    scalar,
+    text,
+    texts,
+)
 from spinlock.data.info import DatasetInfo
 from spinlock.errors import DatasetError
 
@@ -18,6 +28,7 @@ class SpinlockAdapter(Adapter):
     """Reads what `spinlock.data.generate` writes. `initial` is exact also in float16 files."""
 
     signature = "attribute format = 'spinlock'"
+    features_may_be_undefined = False
 
     @classmethod
     def recognises(cls, file: h5py.File) -> bool:
@@ -25,7 +36,7 @@ class SpinlockAdapter(Adapter):
 
     def __init__(self, file: h5py.File, path: Path) -> None:
         self._path = path
-        version = file.attrs.get("schema_version")
+        version = attribute(file, "schema_version", path)
         if version != schema.SCHEMA_VERSION:
             raise DatasetError(
                 f"{path}: written in schema version {version}; this version of Spinlock reads "
@@ -36,6 +47,11 @@ class SpinlockAdapter(Adapter):
         self._outputs = array(file, schema.OUTPUTS, "NMTCHW", path)
         # An operator may have no parameters to condition on: P' = 0 is not an empty file.
         self._conditioning = child(file, schema.CONDITIONING, path)
+        if self._conditioning.ndim != 2 or self._conditioning.dtype.kind != "f":
+            raise DatasetError(
+                f"{path}: '{schema.CONDITIONING}' has shape {self._conditioning.shape} of "
+                f"{self._conditioning.dtype}; expected numbers [N, P]."
+            )
         self._seeds = array(file, schema.SEEDS, "N", path)
         for rows in (self._outputs, self._conditioning, self._seeds):
             same_length(self._inputs, rows, path)
@@ -44,15 +60,30 @@ class SpinlockAdapter(Adapter):
                 f"{path}: '{schema.OUTPUTS}' has shape {self._outputs.shape}, '{schema.INPUTS}' "
                 f"{self._inputs.shape}; channels and grid must agree."
             )
-        completed = int(child(file, schema.COMPLETED, path)[()])
+        completed = scalar(child(file, schema.COMPLETED, path), path)
         if completed != self._inputs.shape[0]:
             raise DatasetError(
                 f"{path}: unfinished: {completed} of {self._inputs.shape[0]} operators are "
                 "written. Run the same generation again to complete it."
             )
         self._domain = text(file["metadata"].attrs.get("domain", ""))
-        stored = file.get(schema.FEATURES)
-        self._features = {} if stored is None else dict(stored.items())
+        self._channels = names_of(self._inputs, "channel_names", 1, path)
+        self._parameters = names_of(self._conditioning, "names", 1, path)
+        self._features = self._find_features(file)
+
+    def _find_features(self, file: h5py.File) -> dict[str, h5py.Dataset]:
+        stored = group(file, schema.FEATURES, self._path)
+        found = {}
+        for family in () if stored is None else stored:
+            values = array(stored, family, "NMn", self._path)
+            if values.shape[:2] != self._outputs.shape[:2]:
+                raise DatasetError(
+                    f"{self._path}: '{schema.FEATURES}/{family}' has shape {values.shape}; "
+                    f"the trajectories have N, M = {self._outputs.shape[:2]}."
+                )
+            names_of(values, "names", 2, self._path)
+            found[family] = values
+        return found
 
     def info(self, fingerprint: str) -> DatasetInfo:
         operators, realizations, frames, channels, height, width = self._outputs.shape
@@ -66,8 +97,8 @@ class SpinlockAdapter(Adapter):
             channels=channels,
             height=height,
             width=width,
-            channel_names=texts(self._inputs, "channel_names", self._path),
-            parameter_names=texts(self._conditioning, "names", self._path),
+            channel_names=self._channels,
+            parameter_names=self._parameters,
             parameter_kind="conditioning",
             features=tuple(self._features),
             static_names=(),

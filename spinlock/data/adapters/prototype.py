@@ -19,7 +19,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from spinlock.data.adapters.base import Adapter, selection
-from spinlock.data.hdf5 import array, child, same_length, text
+from spinlock.data.hdf5 import array, attribute, child, group, same_length, text
 from spinlock.data.info import DatasetInfo
 from spinlock.errors import DatasetError
 
@@ -50,26 +50,27 @@ class PrototypeAdapter(Adapter):
             file, _either(file, "parameters/params", "parameters/vectors"), "NP", path
         )
         same_length(self._inputs, self._parameters, path)
-        metadata = file.get("metadata")
+        metadata = group(file, "metadata", path)
         if metadata is None:
             raise DatasetError(f"{path}: group 'metadata' is missing.")
         _refuse_mixed_grids(metadata, path)
         self._config = _json(metadata, "config", path)
         self._outputs = self._find_outputs(file)
         self._realizations = (
-            _integer(metadata, "num_realizations", path)
+            _positive(metadata, "num_realizations", path)
             if self._outputs is None
             else self._outputs.shape[1]
         )
         self._features = self._find_features(file)
-        self._summary = file.get("features/summary")
-        self._initial = file.get("features/initial")
+        self._summary = group(file, "features/summary", path)
+        self._initial = group(file, "features/initial", path)
+        self._names = self._parameter_names()
 
     def _find_outputs(self, file: h5py.File) -> h5py.Dataset | None:
-        group = file.get("outputs")
+        outer = group(file, "outputs", self._path)
         name = _either(file, "outputs/fields", "outputs/trajectories")
         if name not in file:
-            if group is not None and not group.attrs.get("feature_only_mode", False):
+            if outer is not None and not np.any(outer.attrs.get("feature_only_mode", False)):
                 child(file, name, self._path)  # says what is missing
             return None
         snapshot = child(file, name, self._path).ndim == 5  # written so when T = 1
@@ -90,13 +91,14 @@ class PrototypeAdapter(Adapter):
                 same_length(self._inputs, node, self._path)
                 found[name.removesuffix("/features")] = node
 
-        if "features" in file:
-            file["features"].visititems(visit)
+        stored = group(file, "features", self._path)
+        if stored is not None:
+            stored.visititems(visit)
         return found
 
     def info(self, fingerprint: str) -> DatasetInfo:
         operators, channels, height, width = self._inputs.shape
-        simulation = self._config.get("simulation", {})
+        simulation = _section(self._config, "simulation", self._path)
         return DatasetInfo(
             path=self._path,
             layout="prototype",
@@ -108,7 +110,7 @@ class PrototypeAdapter(Adapter):
             height=height,
             width=width,
             channel_names=tuple(str(index) for index in range(channels)),
-            parameter_names=self._parameter_names(),
+            parameter_names=self._names,
             parameter_kind="unit",
             features=tuple(sorted(self._features)),
             static_names=(),
@@ -121,8 +123,8 @@ class PrototypeAdapter(Adapter):
         return 1 if self._outputs.ndim == 5 else int(self._outputs.shape[2])
 
     def _parameter_names(self) -> tuple[str, ...]:
-        space = self._config.get("parameter_space", {})
-        names = tuple(name for section in _SECTIONS for name in space.get(section) or ())
+        space = _section(self._config, "parameter_space", self._path)
+        names = tuple(n for s in _SECTIONS for n in _section(space, s, self._path))
         if len(names) != self._parameters.shape[1]:
             raise DatasetError(
                 f"{self._path}: {self._parameters.shape[1]} parameters are stored, but the config "
@@ -152,11 +154,12 @@ class PrototypeAdapter(Adapter):
         if family in _CATEGORIES and self._summary is not None:
             registry = _json(self._summary, "feature_registry", self._path)
             for category in _CATEGORIES[family]:
-                members: dict[str, int] = registry.get(category, {})
-                names += [f"{category}.{name}" for name in sorted(members, key=members.__getitem__)]
+                members = _section(registry, category, self._path)
+                names += [f"{category}.{name}" for name in _ordered(members, self._path)]
         elif family.startswith("initial/") and self._initial is not None:
             entries = _json(self._initial, "feature_registry", self._path)
-            names = sorted(entries, key=lambda name: int(entries[name]["index"]))
+            places = {n: _section(entries, n, self._path).get("index") for n in entries}
+            names = _ordered(places, self._path)
         return tuple(names) if len(names) == self._features[family].shape[-1] else ()
 
 
@@ -172,7 +175,7 @@ class RolloutAdapter(Adapter):
     def __init__(self, file: h5py.File, path: Path) -> None:
         self._path = path
         self._fields = array(file, "trajectories", "NMTCHW", path)
-        metrics = file.get("metrics")
+        metrics = group(file, "metrics", path)
         names = () if metrics is None else tuple(metrics)
         self._metrics = {f"metrics/{name}": array(metrics, name, "NMT", path) for name in names}
         for metric in self._metrics.values():
@@ -222,7 +225,7 @@ def _either(file: h5py.File, written: str, documented: str) -> str:
 def _refuse_mixed_grids(metadata: h5py.Group, path: Path) -> None:
     """Its writer pads such fields with zeros and misaligns parameters and features: no data."""
     if "grid_sizes" in metadata:
-        sizes = np.unique(metadata["grid_sizes"][:])
+        sizes = np.unique(array(metadata, "grid_sizes", "N", path)[:])
         if len(sizes) > 1:
             raise DatasetError(
                 f"{path}: 'metadata/grid_sizes' mixes {', '.join(str(n) for n in sizes)}. In such "
@@ -234,7 +237,7 @@ def _refuse_mixed_grids(metadata: h5py.Group, path: Path) -> None:
 def _json(node: h5py.HLObject, name: str, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text(node.attrs[name]))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path}: attribute '{name}' of '{node.name}' is missing or no JSON: {error}."
         ) from None
@@ -243,7 +246,24 @@ def _json(node: h5py.HLObject, name: str, path: Path) -> dict[str, Any]:
     return content
 
 
-def _integer(node: h5py.HLObject, name: str, path: Path) -> int:
-    if name not in node.attrs:
-        raise DatasetError(f"{path}: attribute '{name}' of '{node.name}' is missing.")
-    return int(node.attrs[name])
+def _section(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """An inner JSON object; absent and null both mean an empty one."""
+    found = config.get(name) or {}
+    if not isinstance(found, dict):
+        raise DatasetError(f"{path}: '{name}' in its metadata is {found!r}; expected an object.")
+    return found
+
+
+def _ordered(places: dict[str, Any], path: Path) -> list[str]:
+    """Names in the order of the places given with them."""
+    for name, place in places.items():
+        if not isinstance(place, int):
+            raise DatasetError(f"{path}: the registry places feature '{name}' at {place!r}.")
+    return sorted(places, key=places.__getitem__)
+
+
+def _positive(node: h5py.HLObject, name: str, path: Path) -> int:
+    value = attribute(node, name, path)
+    if value < 1:
+        raise DatasetError(f"{path}: attribute '{name}' of '{node.name}' is {value}; at least 1.")
+    return value

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from spinlock.data.adapters.base import Adapter, selection
-from spinlock.data.hdf5 import array, child, text, texts
+from spinlock.data.hdf5 import array, attribute, child, group, text, texts
 from spinlock.data.info import DatasetInfo
 from spinlock.errors import DatasetError
 
@@ -52,7 +52,7 @@ class TheWellAdapter(Adapter):
         self._path = path
         self._name = text(file.attrs.get("dataset_name", ""))
         self._count = _trajectories(file, path)
-        dimensions = file.get("dimensions")
+        dimensions = group(file, "dimensions", path)
         if dimensions is None:
             raise DatasetError(f"{path}: group 'dimensions' is missing.")
         axes = texts(dimensions, "spatial_dims", path)
@@ -65,17 +65,24 @@ class TheWellAdapter(Adapter):
         self._fields: list[_Field] = []
         self._static: list[str] = []
         for order in range(3):
-            if f"t{order}_fields" in file:
-                self._collect(file[f"t{order}_fields"], order, axes)
+            fields = group(file, f"t{order}_fields", path)
+            if fields is not None:
+                self._collect(fields, order, axes)
         self._frames = self._common_frames()
         self._names, self._parameters = _scalars(file, self._count, path)
 
-    def _collect(self, group: h5py.Group, order: int, axes: tuple[str, ...]) -> None:
-        for name in texts(group, "field_names", self._path):
-            dataset = child(group, name, self._path)
+    def _collect(self, fields: h5py.Group, order: int, axes: tuple[str, ...]) -> None:
+        for name in texts(fields, "field_names", self._path):
+            dataset = child(fields, name, self._path)
+            if dataset.dtype.kind not in "fiu":
+                raise DatasetError(
+                    f"{self._path}: '{dataset.name.lstrip('/')}' holds {dataset.dtype}; expected "
+                    "numbers."
+                )
             per_sample = _flag(dataset, "sample_varying", self._path)
             in_time = _flag(dataset, "time_varying", self._path)
-            varies = [bool(v) for v in np.atleast_1d(dataset.attrs.get("dim_varying", (True,) * 2))]
+            flags = np.atleast_1d(dataset.attrs.get("dim_varying", (True, True)))
+            varies = [bool(np.all(flag)) for flag in flags]
             if len(varies) != 2:
                 raise DatasetError(
                     f"{self._path}: 'dim_varying' of '{dataset.name.lstrip('/')}' has "
@@ -153,9 +160,7 @@ class TheWellAdapter(Adapter):
 
 
 def _trajectories(file: h5py.File, path: Path) -> int:
-    if "n_trajectories" not in file.attrs:
-        raise DatasetError(f"{path}: attribute 'n_trajectories' is missing.")
-    count = int(file.attrs["n_trajectories"])
+    count = attribute(file, "n_trajectories", path)
     if count < 1:
         raise DatasetError(f"{path}: n_trajectories is {count}: the file holds no samples.")
     return count
@@ -165,19 +170,21 @@ def _scalars(
     file: h5py.File, count: int, path: Path
 ) -> tuple[tuple[str, ...], Float32[ndarray, "N P"]]:
     """Names and values of the scalars, one row for each trajectory."""
-    group = file.get("scalars")
-    if group is None:
+    stored = group(file, "scalars", path)
+    if stored is None:
         raise DatasetError(f"{path}: group 'scalars' is missing.")
-    names = texts(group, "field_names", path)
+    names = texts(stored, "field_names", path)
     rows = np.empty((count, len(names)), dtype=np.float32)
     for column, name in enumerate(names):
-        scalar = child(group, name, path)
+        scalar = child(stored, name, path)
         if _flag(scalar, "time_varying", path):
             raise DatasetError(
                 f"{path}: scalar '{name}' varies in time; a parameter must be constant along a "
                 "trajectory. Make it a field, or take it out of 'field_names'."
             )
         expected = (count,) if _flag(scalar, "sample_varying", path) else ()
+        if scalar.dtype.kind not in "fiu":
+            raise DatasetError(f"{path}: scalar '{name}' holds {scalar.dtype}; expected numbers.")
         if scalar.shape != expected:
             raise DatasetError(
                 f"{path}: scalar '{name}' has shape {scalar.shape}; its flags call for {expected}."
@@ -192,7 +199,7 @@ def _flag(node: h5py.Dataset, name: str, path: Path) -> bool:
             f"{path}: attribute '{name}' of '{node.name.lstrip('/')}' is missing; without it the "
             "axes are not known."
         )
-    return bool(node.attrs[name])
+    return bool(attribute(node, name, path))
 
 
 def _components(axes: tuple[str, ...], order: int) -> list[tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """From the unit cube to physical values and theta."""
 
-import json
 import math
 from collections import Counter
 

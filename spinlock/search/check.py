@@ -57,21 +57,18 @@ def check(
         for key in study.space:
             if ("space", key) in lines:
                 places["training", *key.split(".")] = lines["space", key]
-        base = study.configuration({key: p.extremes[0] for key, p in study.space.items()})
-        for key, parameter in study.space.items():
-            for value in parameter.extremes:
-                try:
-                    changed = replace(base, {key: value})
-                    parse(
-                        trainable.model,
-                        changed,
-                        where=where,
-                        lines=places,
-                        overrides=overrides,
-                        within="training",
-                    )
-                except ConfigError as error:
-                    faults += _under_space(str(error), study).splitlines()
+        for point in study.extremes():
+            try:
+                parse(
+                    trainable.model,
+                    study.configuration(point),
+                    where=where,
+                    lines=places,
+                    overrides=overrides,
+                    within="training",
+                )
+            except ConfigError as error:
+                faults += _under_space(str(error), study).splitlines()
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
 

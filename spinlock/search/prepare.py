@@ -64,9 +64,7 @@ def plan(
 
 def inspect(study: Study) -> None:
     """Raise SpinlockError unless the files fit each other and every extreme of the space."""
-    base = {key: parameter.extremes[0] for key, parameter in study.space.items()}
-    points = [base | {key: value} for key, p in study.space.items() for value in p.extremes]
-    for point in points:
+    for point in study.extremes():
         config = parse(NOATraining, study.configuration(point), where=study.name)
         if config.tokenizer == _LATER:
             config = config.model_copy(update={"tokenizer": None})
@@ -142,5 +140,4 @@ def _tokenizer(recipes: Recipes, base: NOATraining) -> Path:
 
 def _base(study: Study, training: Mapping[str, Any]) -> NOATraining:
     """The training at one corner of the space, with `training` settings."""
-    first = {key: p.extremes[0] for key, p in study.space.items()}
-    return parse(NOATraining, replace(replace({}, training), first), where=study.name)
+    return parse(NOATraining, replace(replace({}, training), study.corner), where=study.name)

@@ -171,6 +171,20 @@ class Study(Config):
     space: dict[str, Parameter] = Field(min_length=1)
     start: tuple[dict[str, Scalar], ...] = ()  # points tried first
 
+    @property
+    def corner(self) -> dict[str, Scalar]:
+        """The point of the space where every setting is at its first extreme."""
+        return {key: parameter.extremes[0] for key, parameter in self.space.items()}
+
+    def extremes(self) -> list[dict[str, Scalar]]:
+        """The corner, and from there every other extreme, one setting at a time."""
+        corner = self.corner
+        return [corner] + [
+            corner | {key: value}
+            for key, parameter in self.space.items()
+            for value in parameter.extremes[1:]
+        ]
+
     def configuration(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
         """The training section with searched `values` at their dotted paths."""
         return replace(self.training, values)

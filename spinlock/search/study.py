@@ -64,7 +64,7 @@ def run(
     check(study, trainable, where=study.name)
     experiment = experiment.resolve()
     with _alone(experiment):
-        first = study.configuration({k: p.extremes[0] for k, p in study.space.items()})
+        first = study.configuration(study.corner)
         base = parse(trainable.model, first, where=study.name)
 
         def epochs(trial: Trial) -> int:

@@ -1,0 +1,11 @@
+"""`spinlock ...`: thin commands, one module per subject. Importing a module adds its commands."""
+
+from spinlock.cli import data, train
+from spinlock.cli.root import Overrides, app, run
+
+__all__ = ["Overrides", "app", "data", "main", "run", "train"]
+
+
+def main() -> None:
+    """The `spinlock` entry point."""
+    run(app)

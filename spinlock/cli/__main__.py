@@ -1,0 +1,5 @@
+"""`python -m spinlock.cli`."""
+
+from spinlock.cli import main
+
+main()

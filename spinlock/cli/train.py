@@ -60,7 +60,7 @@ def train(
         try:
             best = train_and_export(trainer, out / "best", progress=after)
         except KeyboardInterrupt:
-            print(f"Interrupted. Go on with: {_again()}", file=sys.stderr)
+            print(f"Interrupted. Go on with: {again('--resume')}", file=sys.stderr)
             raise typer.Exit(130) from None
     print(
         f"Best: epoch {best.epoch}, {trainer.task.selection} "
@@ -68,10 +68,12 @@ def train(
     )
 
 
-def _again() -> str:
-    """The command line that goes on with an interrupted run."""
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    return shlex.join(["spinlock", *words, "--resume"])
+def again(*flag: str) -> str:
+    """The command line that goes on with an interrupted run: this one with `flag`, once."""
+    words = sys.argv[1:]
+    if flag[0] in words:
+        return shlex.join(["spinlock", *words])
+    return shlex.join(["spinlock", *words, *flag])
 
 
 def epoch_text(report: EpochReport, epochs: int) -> str:

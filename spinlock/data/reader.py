@@ -136,6 +136,32 @@ class TrajectoryDataset:
         self._require(family)
         return self._adapter().feature_names(family)
 
+    def feature_rows(self, family: str) -> tuple[tuple[str, ...], Float[ndarray, "N n"]]:
+        """Stored features of one family as a row for each item, with their columns' names.
+
+        Of features per frame, the mean over time. Features of an operator stand in the row of each
+        of its realizations. Columns that the file does not name are numbered.
+        """
+        values, axes = self.features(family), self._adapter().feature_axes(family)
+        if "n" not in axes:
+            values, axes = values[..., None], axes + "n"
+        if "T" in axes:
+            time = axes.index("T")
+            values, axes = values.mean(time), axes.replace("T", "")
+        info = self.info
+        if axes == "Nn":
+            values = np.repeat(values[:, None], info.realizations, 1)
+        if values.shape[:2] != (info.operators, info.realizations):
+            raise DatasetError(
+                f"{info.path}: features '{family}' are of {' x '.join(map(str, values.shape[:2]))} "
+                f"trajectories; the file has {info.operators} x {info.realizations}."
+            )
+        names = self.feature_names(family) or tuple(str(i) for i in range(values.shape[-1]))
+        return (
+            tuple(name if name.startswith(f"{family}.") else f"{family}.{name}" for name in names),
+            values.reshape(info.items, -1),
+        )
+
     def verify(self) -> Verification:
         """Read everything once, and say what was judged. Raises DatasetError at the first fault.
 

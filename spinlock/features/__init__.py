@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from spinlock.config import Config
@@ -58,22 +58,33 @@ FAMILIES = {
 
 
 class FeatureConfig(Config):
-    """Which families, in the order of their columns."""
+    """Which families, in the order of their columns, and who measured them.
 
-    families: tuple[Literal["initial", "summary", "temporal"], ...] = Field(
-        default=("initial", "summary", "temporal"), min_length=1
-    )
+    "computed" features are ours, of trajectories. "stored" ones are read from a data file as its
+    own program measured them, by the names of the file's families (`spinlock check` lists them);
+    no trajectory can be given them.
+    """
 
-    @field_validator("families")
-    @classmethod
-    def _once_each(cls, families: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(families)) < len(families):
+    source: Literal["computed", "stored"] = "computed"
+    families: tuple[str, ...] = Field(default=("initial", "summary", "temporal"), min_length=1)
+
+    @model_validator(mode="after")
+    def _known_and_once_each(self) -> "FeatureConfig":
+        if len(set(self.families)) < len(self.families):
             raise ValueError("each family may stand only once")
-        return families
+        unknown = [name for name in self.families if name not in FAMILIES]
+        if self.source == "computed" and unknown:
+            raise ValueError(
+                f"there is no family {unknown[0]!r} to compute; there are {', '.join(FAMILIES)}. "
+                "Set source: stored for families that the file holds"
+            )
+        return self
 
 
 def feature_names(config: FeatureConfig) -> tuple[str, ...]:
-    """The names of the columns that `extract` gives."""
+    """The names of the columns that `extract` gives. Stored features are named by their file."""
+    if config.source == "stored":
+        raise ValueError("stored features have the names that their file gives them")
     return tuple(name for family in config.families for name in FAMILIES[family].names)
 
 

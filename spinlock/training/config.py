@@ -60,7 +60,9 @@ class TrainingConfig(Config):
     batch_size: int = Field(4, ge=1)
     micro_batch: int | None = Field(None, ge=1)
     epochs: int = Field(10, ge=1)
-    early_stopping_patience: int | None = Field(None, ge=1)
+    early_stopping_patience: int | None = Field(None, ge=1)  # in epochs
+    early_stopping_min_delta: float = Field(0.0, ge=0)  # less is no improvement
+    val_every_n_epochs: int = Field(1, ge=1)  # a run reports when it has validated
     nonfinite: NonfiniteGradients = NonfiniteGradients()
     seed: int = Field(0, ge=0, lt=2**63)
 
@@ -124,14 +126,36 @@ class NOATraining(TrainingConfig):
         return self
 
 
+class CompositeConfig(Config):
+    """What the best epoch is chosen by: the composite of `spinlock.vqvae.metrics`, or its loss."""
+
+    use_composite: bool = True
+    loss_weight: float = Field(1.0, ge=0)
+    topo_weight: float = Field(0.5, ge=0)
+    quality_weight: float = Field(0.5, ge=0)
+
+
 class VQVAETraining(TrainingConfig):
-    """The tokenizer, trained on features of the ground truth's first `frames` frames."""
+    """The tokenizer, trained on features of the ground truth's first `frames` frames (None: all).
+
+    `features_cache` is a directory where computed features are kept, for the next run on the
+    same data. `use_torch_compile` pays on a GPU and on long runs: it starts minutes later.
+    """
 
     task: Literal["vqvae"] = "vqvae"
-    frames: int = Field(33, ge=4)
+    frames: int | None = Field(None, ge=4)
     features: FeatureConfig = FeatureConfig()
+    features_cache: Path | None = None
     cleaning: CleaningConfig = CleaningConfig()
     model: VQVAEConfig = VQVAEConfig()
+    checkpoint: CompositeConfig = CompositeConfig()
+    use_torch_compile: bool = False
+
+    @model_validator(mode="after")
+    def _frames_of_trajectories(self) -> "VQVAETraining":
+        if self.features.source == "stored" and self.frames is not None:
+            raise ValueError("stored features have no frames to choose: leave frames out")
+        return self
 
 
 TASKS: dict[str, type[NOATraining] | type[VQVAETraining]] = {

@@ -42,6 +42,9 @@ class RunState:
     micro_batch: int = 0
     best: float = math.inf
     best_epoch: int = 0
+    milestone: float = math.inf
+    """The last score that was better than the one before it by more than patience asks for."""
+    milestone_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     """Running sums of the current epoch's metrics, so that a resumed epoch reports the whole."""

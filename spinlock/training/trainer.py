@@ -66,14 +66,21 @@ class Trainer:
         return self.state.last_report
 
     def epochs(self) -> Generator[EpochReport, None, None]:
-        """Train the remaining epochs, yielding after each; ends early after one with a stop."""
+        """Train the remaining epochs, yielding after each that validates; a stop ends it early.
+
+        Validated is every `val_every_n_epochs`-th epoch, and the last.
+        """
         if self.last_report is not None and self.last_report.stop is not None:
             return
         while self.state.epoch < self.config.epochs:
             report = self._epoch()
-            yield report
+            if report.stop is not None or self._validates(report.epoch):
+                yield report
             if report.stop is not None:
                 return
+
+    def _validates(self, epoch: int) -> bool:
+        return epoch % self.config.val_every_n_epochs == 0 or epoch == self.config.epochs
 
     def _epoch(self) -> EpochReport:
         reset_peak(self.device)
@@ -87,7 +94,7 @@ class Trainer:
                 self.state.seconds = before + time.perf_counter() - started
                 if self.on_step is not None:
                     self.on_step(self)
-            if stop is None:
+            if stop is None and self._validates(self.state.epoch + 1):
                 scores = self._validate()
                 stop = self._judge(scores)
         except _DoesNotFitError as error:
@@ -221,25 +228,31 @@ class Trainer:
         value = metrics[name]
         if not math.isfinite(value):
             return Stop("nonfinite", f"{name} is {value} after epoch {epoch}")
+        least = self.config.early_stopping_min_delta
+        if value < state.milestone - least or not state.milestone_epoch:
+            state.milestone, state.milestone_epoch = value, epoch
         if value < state.best:
             state.best, state.best_epoch = value, epoch
         patience = self.config.early_stopping_patience
-        if patience is None or epoch - state.best_epoch < patience:
+        if patience is None or epoch - state.milestone_epoch < patience:
             return None
+        by = f" by more than {least:g}" if least else ""
         return Stop(
             "early_stopping",
-            f"{name} has not improved for {patience} epochs "
+            f"{name} has not improved{by} for {patience} epochs "
             f"(best {state.best:.4g} at epoch {state.best_epoch})",
         )
 
     def _finish(self, metrics: dict[str, float], stop: Stop | None) -> EpochReport:
         state = self.state
+        told = stop is not None or self._validates(state.epoch + 1)
         state.epoch += 1
         report = EpochReport(state.epoch, metrics, stop, state.nonfinite)
         state.history.append(asdict(report))
         state.nonfinite = {}
         state.batch = state.samples = state.skipped = 0
-        state.sums, state.norm_sum, state.seconds = {}, 0.0, 0.0
+        state.sums, state.norm_sum = {}, 0.0
+        state.seconds = 0.0 if told else metrics["seconds"]  # a report's are those since the last
         return report
 
     def _blame(self) -> str:

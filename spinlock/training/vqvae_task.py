@@ -1,6 +1,7 @@
 """The tokenizer learning to reconstruct features of ground-truth trajectories through codes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,33 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from spinlock.data import TrajectoryDataset, open_dataset
-from spinlock.errors import TrainingError
-from spinlock.features import Standardizer, extract, feature_names
+from spinlock.config import nearest
+from spinlock.data import open_dataset
+from spinlock.errors import ConfigError, TrainingError
+from spinlock.features import Standardizer
 from spinlock.training.batches import split
 from spinlock.training.config import VQVAETraining
+from spinlock.training.features import raw_features
 from spinlock.training.parallel import World
 from spinlock.training.task import Task
-from spinlock.vqvae import TERMS, VQVAE, Tokenizer, discover, plan, predict, quality, weights
+from spinlock.vqvae import (
+    TERMS,
+    VQVAE,
+    Quality,
+    Tokenizer,
+    VQPrediction,
+    VQVAEConfig,
+    category_ratios,
+    composite,
+    discover,
+    plan,
+    predict,
+    quality,
+    reference_loss,
+    weights,
+)
+from spinlock.vqvae.metrics import MOST_PAIRED
 
-FEATURES_AT_ONCE = 32
 LEAST_SAMPLES = 3
 
 
@@ -27,16 +45,9 @@ class VQVAETask(Task):
     Raises DatasetError or TrainingError when the file cannot give the features asked for.
     """
 
-    selection = "val/reconstruction"
-
     def __init__(self, config: VQVAETraining, device: torch.device) -> None:
         dataset = open_dataset(config.data.path)
         info = dataset.info
-        if info.frames < config.frames:
-            raise TrainingError(
-                f"{info.path}: frames {config.frames} were asked for; the file holds "
-                f"{info.frames}. " + ("Lower frames." if info.frames else "It has no trajectories.")
-            )
         self.config, self.device, self.info = config, device, info
         self.facts = {"data": info.fingerprint}
         self.split = split(info, config.data, config.seed)
@@ -46,19 +57,23 @@ class VQVAETask(Task):
                 f"the {LEAST_SAMPLES} that correlations of features need."
             )
         items = sorted([*self.split.train, *self.split.validation])
-        raw = dict(zip(items, _features(dataset, items, config), strict=True))
-        names = feature_names(config.features)
-        training = torch.stack([raw[item] for item in self.split.train])
-        self.standardizer = Standardizer.fit(training, names, config.cleaning)
-        self.standardized = dict(
-            zip(items, self.standardizer(torch.stack([raw[i] for i in items])), strict=True)
+        raw = raw_features(
+            dataset, items, config.features, config.frames, cache=config.features_cache
         )
+        _refuse_unknown_members(config.model, raw.names)
+        rows = dict(zip(items, raw.values, strict=True))
+        training = torch.stack([rows[item] for item in self.split.train])
+        self.standardizer = Standardizer.fit(training, raw.names, config.cleaning)
+        self.standardized = dict(zip(items, self.standardizer(raw.values), strict=True))
         training = self._batch(self.split.train)
         self.categories = discover(training.numpy(), self.standardizer.names, config.model)
-        vqvae = VQVAE(config.model, plan(config.model, self.categories, len(self.split.train)))
+        ratios = category_ratios(config.model, self.categories.groups, training.numpy())
+        vqvae = VQVAE(config.model, plan(config.model, self.categories, len(training), ratios))
         vqvae.initialise(training)
         self.modules = nn.ModuleDict({"vqvae": vqvae}).to(device)
         self.weights = weights(config.model)
+        self.selection = "quality/composite" if config.checkpoint.use_composite else "val/loss"
+        self._predict = torch.compile(predict) if config.use_torch_compile else predict
 
     @property
     def vqvae(self) -> VQVAE:
@@ -68,7 +83,9 @@ class VQVAETask(Task):
 
     def terms(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Every term of the VQ-VAE's loss over the features of `items`."""
-        prediction = predict(self.vqvae, self._batch(items).to(self.device))
+        return self._terms(self._predict(self.vqvae, self._batch(items).to(self.device)))
+
+    def _terms(self, prediction: VQPrediction) -> dict[str, Tensor]:
         return {name: term(prediction) for name, term in TERMS.items()}
 
     @override
@@ -76,15 +93,27 @@ class VQVAETask(Task):
         """Loss terms on the validation items, and how well the codebooks are used.
 
         Features are small: every rank judges all of them in one batch, whatever the micro-batch,
-        because topography and utilization compare items with each other.
+        because topography and utilization compare items with each other. No setting that a search
+        varies enters: `val/loss` weighs the terms as the production recipe does, and topography
+        compares as many items whatever `topo_samples` is.
         """
+        held_out = self._batch(self.split.validation).to(self.device)
         self.modules.eval()
         with torch.no_grad():
-            terms = self.terms(self.split.validation)
-        measured = quality(self.vqvae, self._batch(self.split.validation).to(self.device))
-        return {f"val/{name}": float(value) for name, value in terms.items()} | {
-            f"quality/{name}": value for name, value in measured.summary().items()
-        }
+            prediction = replace(predict(self.vqvae, held_out), topo_samples=MOST_PAIRED)
+            terms = {name: float(value) for name, value in self._terms(prediction).items()}
+        found = quality(self.vqvae, held_out)
+        loss = reference_loss(terms)
+        weighed = self.config.checkpoint.model_dump(exclude={"use_composite"})
+        return (
+            {f"val/{name}": value for name, value in terms.items()}
+            | {"val/loss": loss, "val/relative_commitment": found.relative_commitment}
+            | {f"quality/{name}": value for name, value in found.summary().items()}
+            | {
+                "quality/category_orthogonality": self.categories.orthogonality,
+                "quality/composite": composite(loss, found, **weighed),
+            }
+        )
 
     def after_update(self) -> None:
         self.vqvae.after_update()
@@ -112,22 +141,34 @@ class VQVAETask(Task):
             self.standardizer,
             self.categories,
             self.vqvae,
-            frames=self.config.frames,
+            frames=self.frames,
             channels=self.info.channels,
             grid=(self.info.height, self.info.width),
         )
+
+    @property
+    def frames(self) -> int | None:
+        """Frames that the features are of; None when they were stored, not computed."""
+        if self.config.features.source == "stored":
+            return None
+        return self.info.frames if self.config.frames is None else self.config.frames
+
+    def quality(self) -> Quality:
+        """How good the tokenizer is now on the validation items, per category and codebook."""
+        return quality(self.vqvae, self._batch(self.split.validation).to(self.device))
 
     def _batch(self, items: Sequence[int]) -> Tensor:
         return torch.stack([self.standardized[item] for item in items])
 
 
-@torch.no_grad()
-def _features(
-    dataset: TrajectoryDataset, items: Sequence[int], config: VQVAETraining
-) -> list[Tensor]:
-    """Raw features of each item's first frames; a few trajectories in memory at a time."""
-    rows: list[Tensor] = []
-    for first in range(0, len(items), FEATURES_AT_ONCE):
-        part = items[first : first + FEATURES_AT_ONCE]
-        rows.extend(extract(dataset.trajectories(part, slice(0, config.frames)), config.features))
-    return rows
+def _refuse_unknown_members(config: VQVAEConfig, names: Sequence[str]) -> None:
+    """A category's feature that does not exist is a slip; one that cleaning drops is none."""
+    if config.category_assignment == "auto":
+        return
+    for category, members in config.category_assignment.items():
+        for name in members:
+            if name not in names:
+                raise ConfigError(
+                    f"model.category_assignment.{category}: there is no feature '{name}'. "
+                    f"{nearest(name, names)}"
+                )

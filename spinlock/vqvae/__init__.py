@@ -4,11 +4,13 @@ from spinlock.vqvae.categories import Categories, discover
 from spinlock.vqvae.config import VQVAEConfig
 from spinlock.vqvae.layout import Layout, Level, plan
 from spinlock.vqvae.losses import TERMS, VQPrediction, predict, weights
-from spinlock.vqvae.metrics import Quality, quality
+from spinlock.vqvae.metrics import TARGETS, Quality, composite, quality, reference_loss
 from spinlock.vqvae.model import VQVAE, Quantized
+from spinlock.vqvae.ratios import category_ratios
 from spinlock.vqvae.tokenizer import Alignment, Tokenizer, TokenizerConfig
 
 __all__ = [
+    "TARGETS",
     "TERMS",
     "VQVAE",
     "Alignment",
@@ -21,9 +23,12 @@ __all__ = [
     "TokenizerConfig",
     "VQPrediction",
     "VQVAEConfig",
+    "category_ratios",
+    "composite",
     "discover",
     "plan",
     "predict",
     "quality",
+    "reference_loss",
     "weights",
 ]

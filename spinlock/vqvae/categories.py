@@ -9,7 +9,7 @@ The features are put into an order that depends on their values alone before any
 computed, so permuted features give the same partition, bit for bit, ties included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
 from spinlock.config import Config
+from spinlock.errors import ConfigError
 from spinlock.vqvae.config import VQVAEConfig
 
 Array = NDArray[np.float64]
@@ -29,11 +30,13 @@ class Categories(Config):
 
     `groups` hold indices into the features, every one exactly once, the largest group first.
     `orthogonality` is the mean |r| between the centroids of different categories, 0 for a
-    single category. `reassigned` are the features that first stood in a cluster too small to
-    be a category. A silhouette is None when there is only one category.
+    single category. `names` are the user's, empty for categories that were found. `reassigned`
+    are the features that first stood in a cluster too small to be a category. A silhouette is
+    None when there is only one category.
     """
 
     groups: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...] = ()
     silhouette: float | None
     orthogonality: float
     orthogonality_target: float
@@ -67,6 +70,8 @@ def discover(
     """
     values = np.asarray(features, dtype=np.float64)
     _check(values, names)
+    if config.category_assignment != "auto":
+        return _assigned(config.category_assignment, values, names, config.orthogonality_target)
     count = values.shape[1]
     # lexsort's last key is the first to decide: equal columns alone keep an arbitrary order.
     order = np.lexsort(values[::-1])
@@ -90,6 +95,46 @@ def discover(
             "groups": tuple(tuple(int(order[i]) for i in group) for group in best.groups),
             "reassigned": tuple(int(order[i]) for i in best.reassigned),
         }
+    )
+
+
+def _assigned(
+    wanted: Mapping[str, Sequence[str]], values: Array, names: Sequence[str], target: float
+) -> Categories:
+    """The user's own partition, measured. Features that cleaning dropped stay out of it."""
+    places = {name: index for index, name in enumerate(names)}
+    listed = [name for members in wanted.values() for name in members]
+    left_out = [name for name in names if name not in set(listed)]
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    if left_out or twice:
+        raise ConfigError(
+            "category_assignment: every feature belongs to one category"
+            + (f"; in none: {', '.join(left_out)}" if left_out else "")
+            + (f"; in several: {', '.join(twice)}" if twice else "")
+            + "."
+        )
+    groups = {
+        category: tuple(places[name] for name in members if name in places)
+        for category, members in wanted.items()
+    }
+    empty = [category for category, members in groups.items() if not members]
+    if empty:
+        raise ConfigError(
+            f"category_assignment: {', '.join(empty)}: no feature of it is in use. In use are "
+            f"{', '.join(names)}."
+        )
+    scaled = (values - values.mean(0)) / values.std(0)
+    correlation = np.clip(scaled.T @ scaled / len(scaled), -1.0, 1.0)
+    labels = np.empty(len(names), dtype=np.int64)
+    for label, members in enumerate(groups.values()):
+        labels[list(members)] = label
+    scored = 2 <= len(groups) < len(names)
+    return Categories(
+        groups=tuple(groups.values()),
+        names=tuple(groups),
+        silhouette=_silhouette(correlation, labels) if scored else None,
+        orthogonality=_orthogonality([_centroid(scaled[:, list(g)]) for g in groups.values()]),
+        orthogonality_target=target,
     )
 
 
@@ -133,11 +178,7 @@ def _candidate(
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups.sort(key=lambda group: (-len(group), group[0]))
     scored = 2 <= len(groups) < len(labels)
-    silhouette = (
-        float(silhouette_score(_distance(correlation), labels, metric="precomputed"))
-        if scored
-        else None
-    )
+    silhouette = _silhouette(correlation, labels) if scored else None
     return Categories(
         groups=tuple(tuple(int(i) for i in group) for group in groups),
         silhouette=silhouette,
@@ -145,6 +186,10 @@ def _candidate(
         orthogonality_target=config.orthogonality_target,
         reassigned=tuple(int(i) for i in reassigned),
     )
+
+
+def _silhouette(correlation: Array, labels: Int[np.ndarray, " D"]) -> float:
+    return float(silhouette_score(_distance(correlation), labels, metric="precomputed"))
 
 
 def _adopt_orphans(

@@ -5,15 +5,26 @@ Names and defaults are those of the project's production recipe; the sizes that 
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from spinlock.config import Config
 
+ADAPTIVE = "auto"
+"""`compression_ratios` that `spinlock.vqvae.ratios` fits to each category."""
+STRATEGIES = ("balanced", "dimensionality", "information")
+
 
 def _ratios(text: str) -> str:
-    parse_ratios(text)
+    kind, _, strategy = text.partition(":")
+    if kind != ADAPTIVE:
+        parse_ratios(text)
+    elif strategy not in ("", *STRATEGIES):
+        raise ValueError(
+            f"there is no strategy {strategy!r} for adaptive ratios; there are "
+            f"{', '.join(f'{ADAPTIVE}:{name}' for name in STRATEGIES)}"
+        )
     return text
 
 
@@ -40,7 +51,7 @@ class VQVAEConfig(Config):
     decoder_hidden_dim: int = Field(256, ge=1)
     partial_hidden_dim: int = Field(128, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
-    compression_ratios: Annotated[str, AfterValidator(_ratios)] = "0.5:1:1.5"
+    compression_ratios: Annotated[str, AfterValidator(_ratios)] = "0.5:1:1.5"  # or auto[:how]
     samples_per_code: int = Field(10, ge=1)
 
     # Loss weights; the reconstruction has weight 1.
@@ -55,13 +66,20 @@ class VQVAEConfig(Config):
     dead_code_reset_interval: int = Field(10_000, ge=1)
     dead_code_threshold: float = Field(10.0, ge=0, le=100)
 
-    # Categories of features.
+    # Categories of features: found by clustering, or each with the names of its features.
+    category_assignment: Literal["auto"] | dict[str, tuple[str, ...]] = "auto"
     num_categories_auto: int | None = Field(None, ge=1)
     max_clusters: int = Field(50, ge=1)
     min_features_per_category: int = Field(3, ge=1)
     orthogonality_target: float = Field(0.25, gt=0, le=1)
 
     @property
+    def ratio_strategy(self) -> str | None:
+        """How adaptive ratios are found; None when `compression_ratios` are numbers."""
+        kind, _, strategy = self.compression_ratios.partition(":")
+        return (strategy or "balanced") if kind == ADAPTIVE else None
+
+    @property
     def ratios(self) -> tuple[float, ...]:
-        """`compression_ratios` as numbers, coarsest level first."""
+        """`compression_ratios` as numbers, coarsest level first; ValueError if adaptive."""
         return parse_ratios(self.compression_ratios)

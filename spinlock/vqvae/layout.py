@@ -5,6 +5,7 @@ level 0, ...
 """
 
 import math
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -46,8 +47,16 @@ class Layout(Config):
         return sum(level.latent_dim for level in self.codebooks)
 
 
-def plan(config: VQVAEConfig, categories: Categories, training_samples: int) -> Layout:
+def plan(
+    config: VQVAEConfig,
+    categories: Categories,
+    training_samples: int,
+    ratios: Sequence[Sequence[float]] | None = None,
+) -> Layout:
     """Sizes for `categories`, trained on `training_samples` samples.
+
+    `ratios` are each category's own (see `spinlock.vqvae.ratios`), needed when the configuration's
+    are adaptive; otherwise the configuration's hold for all.
 
     For a category of n features, at level l with compression ratio r_l:
       latent_dim = 4 ceil(n r_l / 4);
@@ -58,6 +67,8 @@ def plan(config: VQVAEConfig, categories: Categories, training_samples: int) -> 
     goes below 2.
     """
     most = max(2, training_samples // config.samples_per_code)
+    if ratios is None:
+        ratios = [config.ratios] * len(categories.groups)
     return Layout(
         features=sum(len(group) for group in categories.groups),
         groups=categories.groups,
@@ -67,8 +78,8 @@ def plan(config: VQVAEConfig, categories: Categories, training_samples: int) -> 
                     latent_dim=4 * math.ceil(len(group) * ratio / 4),
                     num_tokens=min(most, max(4, int(7 * math.log2(len(group) + 1) / 2**level))),
                 )
-                for level, ratio in enumerate(config.ratios)
+                for level, ratio in enumerate(own)
             )
-            for group in categories.groups
+            for group, own in zip(categories.groups, ratios, strict=True)
         ),
     )

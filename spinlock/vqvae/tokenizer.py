@@ -32,7 +32,8 @@ KIND = "vqvae"
 class TokenizerConfig(Config):
     """What rebuilds a tokenizer around its weights, and what its trajectories must be.
 
-    `frames` counts the initial condition; `grid` is (height, width).
+    `frames` counts the initial condition; it is None for features that were stored, not computed,
+    which no trajectory has. `grid` is (height, width).
     """
 
     features: FeatureConfig
@@ -40,7 +41,7 @@ class TokenizerConfig(Config):
     categories: Categories
     vqvae: VQVAEConfig
     layout: Layout
-    frames: int = Field(ge=1)
+    frames: int | None = Field(ge=1)
     channels: int = Field(ge=1)
     grid: tuple[int, int]
 
@@ -72,7 +73,7 @@ class Tokenizer(nn.Module):
         categories: Categories,
         vqvae: VQVAE,
         *,
-        frames: int,
+        frames: int | None,
         channels: int,
         grid: tuple[int, int],
     ) -> None:
@@ -115,6 +116,12 @@ class Tokenizer(nn.Module):
 
     def expect(self, *, frames: int, channels: int, grid: tuple[int, int]) -> None:
         """Raises ArtifactError unless trajectories of this shape are what it was trained on."""
+        if self.frames is None:
+            raise ArtifactError(
+                "This tokenizer was trained on features stored in a file "
+                f"({', '.join(self.feature_config.families)}), which trajectories do not have. "
+                "Train one on computed features."
+            )
         faults = [
             f"{what}: {expected} expected, {found} found"
             for what, expected, found in (

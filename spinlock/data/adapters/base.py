@@ -52,6 +52,11 @@ class Adapter(ABC):
     def features(self, family: str) -> ndarray:
         """The stored features of a family that `info` lists."""
 
+    def feature_axes(self, family: str) -> str:
+        """A letter for each axis of `features(family)`: N, M, T, and n for the columns."""
+        assert family
+        return "NMn"
+
     @abstractmethod
     def feature_names(self, family: str) -> tuple[str, ...]:
         """Names along the last axis of `features(family)`; empty when the file has none."""

@@ -148,6 +148,15 @@ class PrototypeAdapter(Adapter):
     def features(self, family: str) -> ndarray:
         return np.asarray(self._features[family][()])
 
+    def feature_axes(self, family: str) -> str:
+        axes = {2: "Nn", 3: "NTn" if family == "temporal" else "NMn"}
+        rank = self._features[family].ndim
+        if rank not in axes:
+            raise DatasetError(
+                f"{self._path}: features '{family}' have {rank} axes; 2 or 3 can be read."
+            )
+        return axes[rank]
+
     def feature_names(self, family: str) -> tuple[str, ...]:
         """Rebuilt from the registries; empty where those do not account for every column."""
         names: list[str] = []
@@ -212,6 +221,10 @@ class RolloutAdapter(Adapter):
 
     def features(self, family: str) -> ndarray:
         return np.asarray(self._metrics[family][:])
+
+    def feature_axes(self, family: str) -> str:
+        assert family in self._metrics
+        return "NMT"
 
     def feature_names(self, family: str) -> tuple[str, ...]:
         assert family in self._metrics

@@ -1,0 +1,122 @@
+"""Features for a tokenizer to learn from: computed of trajectories, or read as a file has them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spinlock.data import TrajectoryDataset
+from spinlock.errors import TrainingError
+from spinlock.features import FeatureConfig, extract, feature_names
+from spinlock.files import atomic_file
+
+AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class RawFeatures:
+    """A row of unstandardized features for each item asked for, and the columns' names.
+
+    Stored features may be undefined: a column with any value that is not finite, be it of an item
+    that was not asked for, is NaN throughout, so that the standardizer drops it and says so.
+    """
+
+    names: tuple[str, ...]
+    values: Float[Tensor, "N D"]
+
+
+def raw_features(
+    dataset: TrajectoryDataset,
+    items: Sequence[int],
+    config: FeatureConfig,
+    frames: int | None,
+    *,
+    cache: Path | None = None,
+) -> RawFeatures:
+    """Features of `items` over their first `frames` frames (None: all that the file holds).
+
+    With a `cache` directory, those that were computed before are read from it. Raises
+    TrainingError when the file cannot give them.
+    """
+    if config.source == "stored":
+        return _stored(dataset, items, config)
+    frames = dataset.info.frames if frames is None else frames
+    _enough(dataset, frames)
+    names = feature_names(config)
+    if _already_stored(dataset, config, frames):
+        return _stored(dataset, items, config)
+    if cache is None:
+        return RawFeatures(names, _computed(dataset, items, config, frames))
+    path = cache / f"features-{_digest(dataset, items, names, frames)}.safetensors"
+    if not path.exists():
+        values = _computed(dataset, items, config, frames)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as partial:
+            save_file({"features": values}, partial)
+    return RawFeatures(names, load_file(path)["features"])
+
+
+def _enough(dataset: TrajectoryDataset, frames: int) -> None:
+    info = dataset.info
+    if info.frames == 0:
+        held = ", ".join(info.features)
+        raise TrainingError(
+            f"{info.path}: it has no trajectories to compute features of. "
+            + (
+                f"Set features.source to stored and features.families to some of: {held}."
+                if held
+                else "Give a file that has them."
+            )
+        )
+    if info.frames < frames:
+        raise TrainingError(
+            f"{info.path}: frames {frames} were asked for; the file holds {info.frames}. "
+            "Lower frames."
+        )
+
+
+def _already_stored(dataset: TrajectoryDataset, config: FeatureConfig, frames: int) -> bool:
+    """Whether the file holds what would be computed: our names, of as many frames."""
+    info = dataset.info
+    return (
+        info.layout == "spinlock"
+        and info.frames == frames
+        and all(family in info.features for family in config.families)
+        and feature_names(config)
+        == tuple(name for family in config.families for name in dataset.feature_names(family))
+    )
+
+
+def _stored(dataset: TrajectoryDataset, items: Sequence[int], config: FeatureConfig) -> RawFeatures:
+    tables = [dataset.feature_rows(family) for family in config.families]
+    values = np.concatenate([rows for _, rows in tables], axis=1).astype(np.float32)
+    values[:, ~np.isfinite(values).all(0)] = np.nan
+    names = tuple(name for columns, _ in tables for name in columns)
+    return RawFeatures(names, torch.from_numpy(values[list(items)]))
+
+
+@torch.no_grad()
+def _computed(
+    dataset: TrajectoryDataset, items: Sequence[int], config: FeatureConfig, frames: int
+) -> Float[Tensor, "N D"]:
+    """A few trajectories in memory at a time."""
+    return torch.cat(
+        [
+            extract(dataset.trajectories(items[first : first + AT_ONCE], slice(frames)), config)
+            for first in range(0, len(items), AT_ONCE)
+        ]
+    )
+
+
+def _digest(
+    dataset: TrajectoryDataset, items: Sequence[int], names: Sequence[str], frames: int
+) -> str:
+    content = [dataset.info.fingerprint, list(items), list(names), frames]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

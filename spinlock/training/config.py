@@ -138,12 +138,14 @@ class CompositeConfig(Config):
 class VQVAETraining(TrainingConfig):
     """The tokenizer, trained on features of the ground truth's first `frames` frames (None: all).
 
+    More `windows` of as many frames, spread over each trajectory, make more of few operators.
     `features_cache` is a directory where computed features are kept, for the next run on the
     same data. `use_torch_compile` pays on a GPU and on long runs: it starts minutes later.
     """
 
     task: Literal["vqvae"] = "vqvae"
     frames: int | None = Field(None, ge=4)
+    windows: int = Field(1, ge=1)
     features: FeatureConfig = FeatureConfig()
     features_cache: Path | None = None
     cleaning: CleaningConfig = CleaningConfig()
@@ -153,8 +155,8 @@ class VQVAETraining(TrainingConfig):
 
     @model_validator(mode="after")
     def _frames_of_trajectories(self) -> "VQVAETraining":
-        if self.features.source == "stored" and self.frames is not None:
-            raise ValueError("stored features have no frames to choose: leave frames out")
+        if self.features.source == "stored" and (self.frames is not None or self.windows > 1):
+            raise ValueError("stored features have no frames to choose: leave frames, windows out")
         return self
 
 

@@ -22,7 +22,9 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class RawFeatures:
-    """A row of unstandardized features for each item asked for, and the columns' names.
+    """A row of unstandardized features for each window of each item, and the columns' names.
+
+    Rows are item-major: all windows of the first item, then those of the second.
 
     Stored features may be undefined: a column with any value that is not finite, be it of an item
     that was not asked for, is NaN throughout, so that the standardizer drops it and says so.
@@ -38,25 +40,27 @@ def raw_features(
     config: FeatureConfig,
     frames: int | None,
     *,
+    windows: int = 1,
     cache: Path | None = None,
 ) -> RawFeatures:
-    """Features of `items` over their first `frames` frames (None: all that the file holds).
+    """Features of `items` over `frames` frames of each (None: all that the file holds).
 
-    With a `cache` directory, those that were computed before are read from it. Raises
-    TrainingError when the file cannot give them.
+    Of several `windows` the first starts at frame 0, the last ends with the trajectory, and the
+    others are spread evenly between. With a `cache` directory, features that were computed before
+    are read from it. Raises TrainingError when the file cannot give them.
     """
     if config.source == "stored":
         return _stored(dataset, items, config)
     frames = dataset.info.frames if frames is None else frames
     _enough(dataset, frames)
-    names = feature_names(config)
+    names, starts = feature_names(config), _starts(dataset, frames, windows)
     if _already_stored(dataset, config, frames):
         return _stored(dataset, items, config)
     if cache is None:
-        return RawFeatures(names, _computed(dataset, items, config, frames))
-    path = cache / f"features-{_digest(dataset, items, names, frames)}.safetensors"
+        return RawFeatures(names, _computed(dataset, items, config, frames, starts))
+    path = cache / f"features-{_digest(dataset, items, names, frames, starts)}.safetensors"
     if not path.exists():
-        values = _computed(dataset, items, config, frames)
+        values = _computed(dataset, items, config, frames, starts)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
             save_file({"features": values}, partial)
@@ -82,6 +86,17 @@ def _enough(dataset: TrajectoryDataset, frames: int) -> None:
         )
 
 
+def _starts(dataset: TrajectoryDataset, frames: int, windows: int) -> list[int]:
+    """First frames of the windows, ascending."""
+    room = dataset.info.frames - frames
+    if windows > room + 1:
+        raise TrainingError(
+            f"{dataset.info.path}: windows {windows}: trajectories of {dataset.info.frames} frames "
+            f"have {room + 1} different windows of {frames}. Lower windows or frames."
+        )
+    return [round(start) for start in np.linspace(0, room if windows > 1 else 0, windows)]
+
+
 def _already_stored(dataset: TrajectoryDataset, config: FeatureConfig, frames: int) -> bool:
     """Whether the file holds what would be computed: our names, of as many frames."""
     info = dataset.info
@@ -104,19 +119,27 @@ def _stored(dataset: TrajectoryDataset, items: Sequence[int], config: FeatureCon
 
 @torch.no_grad()
 def _computed(
-    dataset: TrajectoryDataset, items: Sequence[int], config: FeatureConfig, frames: int
+    dataset: TrajectoryDataset,
+    items: Sequence[int],
+    config: FeatureConfig,
+    frames: int,
+    starts: Sequence[int],
 ) -> Float[Tensor, "N D"]:
     """A few trajectories in memory at a time."""
-    return torch.cat(
-        [
-            extract(dataset.trajectories(items[first : first + AT_ONCE], slice(frames)), config)
-            for first in range(0, len(items), AT_ONCE)
-        ]
-    )
+    parts = []
+    for first in range(0, len(items), AT_ONCE):
+        whole = dataset.trajectories(items[first : first + AT_ONCE], slice(starts[-1] + frames))
+        rows = [extract(whole[:, start : start + frames], config) for start in starts]
+        parts.append(torch.stack(rows, dim=1).flatten(0, 1))
+    return torch.cat(parts)
 
 
 def _digest(
-    dataset: TrajectoryDataset, items: Sequence[int], names: Sequence[str], frames: int
+    dataset: TrajectoryDataset,
+    items: Sequence[int],
+    names: Sequence[str],
+    frames: int,
+    starts: Sequence[int],
 ) -> str:
-    content = [dataset.info.fingerprint, list(items), list(names), frames]
+    content = [dataset.info.fingerprint, list(items), list(names), frames, list(starts)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ A thin face over `VQVAETraining`: every key stands there under a section, and `t
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,7 @@ class VQVAERecipe(VQVAEConfig):
     operators: int | None = Field(None, ge=2)  # the first so many of the file; None: all
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     frames: int | None = Field(None, ge=4)
+    windows: int = Field(1, ge=1)
     features: FeatureConfig = FeatureConfig()
     features_cache: Path | None = None
     cleaning: CleaningConfig = CleaningConfig()
@@ -39,6 +40,7 @@ class VQVAERecipe(VQVAEConfig):
     epochs: int = Field(410, ge=1)
     batch_size: int = Field(1024, ge=1)
     learning_rate: float = Field(7e-4, gt=0)
+    lr_schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0)
     use_torch_compile: bool = True
     val_every_n_epochs: int = Field(5, ge=1)
@@ -59,7 +61,7 @@ class VQVAERecipe(VQVAEConfig):
                 validation_fraction=self.validation_fraction,
             ),
             optimizer=OptimizerConfig(
-                lr=self.learning_rate, weight_decay=self.weight_decay, schedule="constant"
+                lr=self.learning_rate, weight_decay=self.weight_decay, schedule=self.lr_schedule
             ),
             model=VQVAEConfig(**_members(self, VQVAEConfig)),
             checkpoint=CompositeConfig(
@@ -73,7 +75,7 @@ class VQVAERecipe(VQVAEConfig):
 
 
 _SHARED = (
-    *("seed", "frames", "features", "features_cache", "cleaning"),
+    *("seed", "frames", "windows", "features", "features_cache", "cleaning"),
     *("epochs", "batch_size", "use_torch_compile", "val_every_n_epochs"),
     *("early_stopping_patience", "early_stopping_min_delta"),
 )

@@ -13,7 +13,7 @@ from spinlock.config import nearest
 from spinlock.data import open_dataset
 from spinlock.errors import ConfigError, TrainingError
 from spinlock.features import Standardizer
-from spinlock.training.batches import split
+from spinlock.training.batches import Split, split
 from spinlock.training.config import VQVAETraining
 from spinlock.training.features import raw_features
 from spinlock.training.parallel import World
@@ -42,6 +42,7 @@ LEAST_SAMPLES = 3
 class VQVAETask(Task):
     """A VQ-VAE on standardized features; statistics and categories from the training items only.
 
+    A sample is a window of a trajectory; those of one operator stand on one side of the split.
     Raises DatasetError or TrainingError when the file cannot give the features asked for.
     """
 
@@ -50,21 +51,30 @@ class VQVAETask(Task):
         info = dataset.info
         self.config, self.device, self.info = config, device, info
         self.facts = {"data": info.fingerprint}
-        self.split = split(info, config.data, config.seed)
+        whole = split(info, config.data, config.seed)
+        self.split = Split(
+            _windows_of(whole.train, config.windows), _windows_of(whole.validation, config.windows)
+        )
         if len(self.split.train) < LEAST_SAMPLES:
             raise TrainingError(
                 f"{info.path}: {len(self.split.train)} trajectories to train on are fewer than "
                 f"the {LEAST_SAMPLES} that correlations of features need."
             )
-        items = sorted([*self.split.train, *self.split.validation])
+        items = sorted([*whole.train, *whole.validation])
         raw = raw_features(
-            dataset, items, config.features, config.frames, cache=config.features_cache
+            dataset,
+            items,
+            config.features,
+            config.frames,
+            windows=config.windows,
+            cache=config.features_cache,
         )
         _refuse_unknown_members(config.model, raw.names)
-        rows = dict(zip(items, raw.values, strict=True))
-        training = torch.stack([rows[item] for item in self.split.train])
+        samples = _windows_of(items, config.windows)
+        rows = dict(zip(samples, raw.values, strict=True))
+        training = torch.stack([rows[sample] for sample in self.split.train])
         self.standardizer = Standardizer.fit(training, raw.names, config.cleaning)
-        self.standardized = dict(zip(items, self.standardizer(raw.values), strict=True))
+        self.standardized = dict(zip(samples, self.standardizer(raw.values), strict=True))
         training = self._batch(self.split.train)
         self.categories = discover(training.numpy(), self.standardizer.names, config.model)
         ratios = category_ratios(config.model, self.categories.groups, training.numpy())
@@ -73,7 +83,9 @@ class VQVAETask(Task):
         self.modules = nn.ModuleDict({"vqvae": vqvae}).to(device)
         self.weights = weights(config.model)
         self.selection = "quality/composite" if config.checkpoint.use_composite else "val/loss"
-        self._predict = torch.compile(predict) if config.use_torch_compile else predict
+        if config.use_torch_compile:  # in place: the names of the weights stay what they are
+            for part in (vqvae.encoder, vqvae.projector, vqvae.decoder, vqvae.partial_decoder):
+                part.compile()
 
     @property
     def vqvae(self) -> VQVAE:
@@ -83,7 +95,7 @@ class VQVAETask(Task):
 
     def terms(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Every term of the VQ-VAE's loss over the features of `items`."""
-        return self._terms(self._predict(self.vqvae, self._batch(items).to(self.device)))
+        return self._terms(predict(self.vqvae, self._batch(items).to(self.device)))
 
     def _terms(self, prediction: VQPrediction) -> dict[str, Tensor]:
         return {name: term(prediction) for name, term in TERMS.items()}
@@ -159,6 +171,11 @@ class VQVAETask(Task):
 
     def _batch(self, items: Sequence[int]) -> Tensor:
         return torch.stack([self.standardized[item] for item in items])
+
+
+def _windows_of(items: Sequence[int], windows: int) -> list[int]:
+    """The numbers of the items' samples."""
+    return [item * windows + window for item in items for window in range(windows)]
 
 
 def _refuse_unknown_members(config: VQVAEConfig, names: Sequence[str]) -> None:

@@ -133,7 +133,7 @@ def test_every_parameter_changes_the_trajectory(name):
 def test_a_block_is_torchs_own_convolution_instance_norm_and_activation(activation):
     block = ConvBlock(3, 8, design(activation=activation), torch.Generator().manual_seed(0))
     convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-    convolution.load_state_dict({"weight": block[0].weight})
+    convolution.load_state_dict({"weight": block.convolution.weight})
     functional = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}[activation]
     reference = nn.Sequential(convolution, nn.InstanceNorm2d(8, affine=True), functional())
     x = torch.randn(2, 3, 12, 12)
@@ -141,13 +141,25 @@ def test_a_block_is_torchs_own_convolution_instance_norm_and_activation(activati
 
 
 @pytest.mark.parametrize(
-    ("normalization", "groups"), [("instance", 12), ("layer", 1), ("group", 4), ("none", 0)]
+    ("normalization", "groups"), [("instance", 12), ("layer", 1), ("group", 4)]
 )
-def test_a_normalization_has_its_groups_and_only_without_one_is_there_a_bias(normalization, groups):
+def test_a_normalization_centres_and_scales_each_of_its_groups(normalization, groups):
     block = ConvBlock(2, 12, design(normalization=normalization), torch.Generator())
-    norms = [module.num_groups for module in block if isinstance(module, nn.GroupNorm)]
-    assert norms == [groups] * (groups > 0)
-    assert (block[0].bias is None) == (groups > 0)
+    block.activation = nn.Identity()
+    values = block(torch.randn(3, 2, 9, 9)).reshape(3, groups, -1)
+    torch.testing.assert_close(values.mean(-1), torch.zeros(3, groups), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        values.std(-1, correction=0), torch.ones(3, groups), atol=1e-3, rtol=0
+    )
+    assert block.convolution.bias is None
+
+
+def test_without_normalization_the_convolution_has_a_bias_and_nothing_follows_it():
+    block = ConvBlock(2, 12, design(normalization="none"), torch.Generator())
+    block.activation = nn.Identity()
+    x = torch.randn(3, 2, 9, 9)
+    assert block.convolution.bias.abs().min() > 0
+    assert torch.equal(block(x), block.convolution(x))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +169,20 @@ def test_widths_double_twice_and_more_than_three_layers_are_residual(layers, wid
     network = Network(design(num_layers=layers), noise(), 0, 16, 16)
     kind = ResidualBlock if layers > 3 else ConvBlock
     assert [type(block) for block in network.blocks] == [ConvBlock] + [kind] * layers
-    found = [b.blocks[0][0] if layers > 3 else b[0] for b in list(network.blocks)[1:]]
-    assert [convolution.out_channels for convolution in found] == widths
+    firsts = [b.blocks[0] if layers > 3 else b for b in list(network.blocks)[1:]]
+    assert [block.convolution.out_channels for block in firsts] == widths
     assert network.output.in_channels == widths[-1]
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_the_layout_of_the_weights_changes_nothing_but_rounding(layers):
+    contiguous = Network(design(num_layers=layers), noise(), 0, 31, 32)
+    last = Network(design(num_layers=layers), noise(), 0, 31, 32)
+    last.to(memory_format=torch.channels_last)
+    state = torch.randn(2, 2, 31, 32)
+    seen = contiguous.blocks(state), last.blocks(state)
+    assert [y.is_contiguous(memory_format=torch.channels_last) for y in seen] == [False, True]
+    torch.testing.assert_close(contiguous(state, 3), last(state, 3), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_follow_torchs_default_distribution():

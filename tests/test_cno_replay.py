@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from spinlock.domains.base import operator_seeds
@@ -12,7 +13,7 @@ from spinlock.domains.cno import CNOConfig
 from spinlock.domains.parameters import Choice, Integer
 
 
-def digests(which: list[int]) -> dict[str, str]:
+def digests(grid: int, which: list[int]) -> dict[str, str]:
     """SHA-256 of the trajectory of each operator in `which`, by its index."""
     domain = CNOConfig(
         channels=2,
@@ -24,18 +25,19 @@ def digests(which: list[int]) -> dict[str, str]:
     ).build()
     seeds = operator_seeds(11, which)
     unit = domain.sample(8, seed=4)[which]
-    trajectories = domain.rollout(unit, seeds, domain.initial(seeds, 24), frames=3)
+    trajectories = domain.rollout(unit, seeds, domain.initial(seeds, grid), frames=3)
     return {
         str(index): hashlib.sha256(trajectory.numpy().tobytes()).hexdigest()
         for index, trajectory in zip(which, trajectories, strict=True)
     }
 
 
-def test_another_process_hash_seed_thread_count_batch_and_order_give_the_same_bits():
-    here = digests(list(range(8)))
+@pytest.mark.parametrize("grid", [12, 24, 32])  # the last is computed channels last
+def test_another_process_hash_seed_thread_count_batch_and_order_give_the_same_bits(grid):
+    here = digests(grid, list(range(8)))
     assert len(set(here.values())) == 8
     done = subprocess.run(
-        [sys.executable, __file__, "3", "7", "2", "5", "0", "4"],
+        [sys.executable, __file__, "3", str(grid), "7", "2", "5", "0", "4"],
         env=os.environ | {"PYTHONHASHSEED": "12345"},
         capture_output=True,
         text=True,
@@ -45,7 +47,8 @@ def test_another_process_hash_seed_thread_count_batch_and_order_give_the_same_bi
     assert there == {index: here[index] for index in "72504"}
 
 
-if __name__ == "__main__":  # the other process: threads, then operators
-    torch.set_num_threads(int(sys.argv[1]))
-    for index, digest in digests([int(argument) for argument in sys.argv[2:]]).items():
+if __name__ == "__main__":  # the other process: threads, grid, then operators
+    threads, size, *operators = map(int, sys.argv[1:])
+    torch.set_num_threads(threads)
+    for index, digest in digests(size, operators).items():
         print(index, digest)

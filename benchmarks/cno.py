@@ -1,0 +1,274 @@
+"""Operators of one architecture together or each alone: python benchmarks/cno.py
+
+One step of G operators of M realizations, on one thread, computed in four ways:
+
+    alone       each by its own `Network`, as spinlock.domains.cno does
+    grouped     one grouped convolution per layer over all operators, activations contiguous
+    grouped-cl  the same, weights and activations channels last
+    batched     a convolution per operator, normalization and activation of all at once
+
+The noise of an operator is a function of its own seed and drawn for each in all four. For each
+way: the time, and whether the bits are those of an operator alone and those of groups of other
+sizes. Replay needs the second: an operator must not know how many others share its batch.
+Then, how many operators of a batch share an architecture at all. Writes results/cno.md.
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from spinlock.artifact import provenance
+from spinlock.config import load
+from spinlock.data.generate import GenerateConfig
+from spinlock.domains.base import operator_seeds
+from spinlock.domains.cno import CNOConfig
+from spinlock.domains.cno_network import ConvBlock, Design, Network, Noise
+
+ROOT = Path(__file__).resolve().parents[1]
+GRIDS, WIDTHS, REALIZATIONS, GROUPS = (8, 12, 16, 32, 64), (16, 20, 32, 48), (1, 3), (1, 4, 8)
+SIZES = (1, 2, 3, 4, 8)  # of groups whose bits are compared
+ROUNDS, SECONDS = (5, 31), 0.4  # at least and at most; what a way should take if between
+LAST = torch.channels_last
+ARCHITECTURE = ("num_layers", "base_channels", "kernel_size", "activation", "normalization")
+
+Step = Callable[[Float[Tensor, "G M C H W"]], Float[Tensor, "G M C H W"]]
+
+
+def alone(networks: Sequence[Network]) -> Step:
+    return lambda states: torch.stack([n(x, 0) for n, x in zip(networks, states, strict=True)])
+
+
+def batched(networks: Sequence[Network]) -> Step:
+    depths = [[layer(n, depth) for n in networks] for depth in range(len(networks[0].blocks))]
+
+    def step(states: Float[Tensor, "G M C H W"]) -> Float[Tensor, "G M C H W"]:
+        parts: Sequence[Tensor] = states.unbind()
+        for blocks in depths:
+            y = torch.cat([b.convolution(x) for b, x in zip(blocks, parts, strict=True)])
+            parts = finished(blocks[0], y, 1).split(states.shape[1])
+        pairs = zip(networks, parts, strict=True)
+        return torch.stack([n.output(n.stochastic(x, 0)) for n, x in pairs])
+
+    return step
+
+
+def grouped(networks: Sequence[Network], memory_format: torch.memory_format) -> Step:
+    count = len(networks)
+    depths = [[layer(n, depth) for n in networks] for depth in range(len(networks[0].blocks))]
+    kernels = [
+        stored(torch.cat([b.convolution.weight for b in blocks]), memory_format)
+        for blocks in depths
+    ]
+    output = stored(torch.cat([n.output.weight for n in networks]), memory_format)
+    bias = torch.cat([n.output.bias for n in networks if n.output.bias is not None])
+
+    def step(states: Float[Tensor, "G M C H W"]) -> Float[Tensor, "G M C H W"]:
+        x = stored(states.transpose(0, 1).flatten(1, 2), memory_format)
+        for kernel, blocks in zip(kernels, depths, strict=True):
+            x = F.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=count)
+            x = finished(blocks[0], x, count)
+        pairs = zip(networks, x.unflatten(1, (count, -1)).unbind(1), strict=True)
+        noisy = torch.cat([n.stochastic(part, 0) for n, part in pairs], 1)
+        y = F.conv2d(noisy, output, bias, groups=count)
+        return y.unflatten(1, (count, -1)).transpose(0, 1)
+
+    return step
+
+
+def finished(block: ConvBlock, y: Tensor, operators: int) -> Tensor:
+    """`y` normalized and activated as `block` does it; `operators` stand side by side in it."""
+    assert block.groups is not None
+    return block.activation(torch.group_norm(y, operators * block.groups))
+
+
+def layer(network: Network, depth: int) -> ConvBlock:
+    block = network.blocks[depth]
+    assert isinstance(block, ConvBlock)
+    return block
+
+
+def stored(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """A copy of `x` whose strides say the layout even where it has one channel."""
+    if memory_format == LAST:
+        return x.to(memory_format=LAST)
+    return torch.empty(x.shape).copy_(x)
+
+
+WAYS: dict[str, Callable[[Sequence[Network]], Step]] = {
+    "alone": alone,
+    "grouped": lambda networks: grouped(networks, torch.contiguous_format),
+    "grouped-cl": lambda networks: grouped(networks, LAST),
+    "batched": batched,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape: milliseconds per operator and step of each way, and what its bits equal."""
+
+    grid: int
+    width: int
+    realizations: int
+    group: int
+    milliseconds: dict[str, float]
+    like_alone: dict[str, bool]
+    like_other_sizes: dict[str, bool]
+
+    def ratio(self, way: str) -> float:
+        return self.milliseconds[way] / self.milliseconds["alone"]
+
+
+@torch.no_grad()
+def measure(grid: int, width: int, realizations: int) -> list[Row]:
+    """Rows of all groups of one shape, their ways interleaved round by round."""
+    design = Design(1, 3, width, 3, "gelu", "instance", "zeros")
+    noise = Noise(0.01, "additive", 0.1, "constant", 64, 16)
+    seeds = operator_seeds(0, range(max(GROUPS))).tolist()
+    networks = [Network(design, noise, seed, grid, grid) for seed in seeds]
+    states = torch.randn(
+        (len(networks), realizations, 1, grid, grid), generator=torch.Generator().manual_seed(0)
+    )
+    together = {(way, size): split(way, networks, states, size) for way in WAYS for size in SIZES}
+    steps = {(way, size): WAYS[way](networks[:size]) for way in WAYS for size in GROUPS}
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
+    begun, rounds = time.process_time(), 0
+    while rounds < ROUNDS[0] or (
+        rounds < ROUNDS[1] and time.process_time() - begun < SECONDS * len(steps)
+    ):
+        for (way, size), step in steps.items():
+            start = time.process_time()
+            step(states[:size])
+            times[way, size].append((time.process_time() - start) / size)
+        rounds += 1
+    reference = together["alone", 1]
+    return [
+        Row(
+            grid,
+            width,
+            realizations,
+            size,
+            {way: 1e3 * statistics.median(times[way, size]) for way in WAYS},
+            {way: torch.equal(together[way, size], reference) for way in WAYS},
+            {
+                way: all(torch.equal(together[way, size], together[way, o]) for o in SIZES)
+                for way in WAYS
+            },
+        )
+        for size in GROUPS
+    ]
+
+
+def split(
+    way: str, networks: Sequence[Network], states: Float[Tensor, "G M C H W"], size: int
+) -> Float[Tensor, "G M C H W"]:
+    """One step of all operators in groups of `size`, the last smaller if need be."""
+    parts = [slice(i, i + size) for i in range(0, len(networks), size)]
+    return torch.cat([WAYS[way](networks[part])(states[part]) for part in parts])
+
+
+def companions(config: GenerateConfig, batch: int) -> float:
+    """Mean over operators: how many of the same architecture their batch holds, with themselves."""
+    domain = config.domain.build()
+    physical = domain.physical(domain.sample(config.operators, config.seed))
+    kinds = [tuple(each[name] for name in ARCHITECTURE if name in each) for each in physical]
+    total = 0
+    for start in range(0, len(kinds), batch):
+        total += sum(count**2 for count in Counter(kinds[start : start + batch]).values())
+    return total / len(kinds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "cno.md")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for shape in itertools.product(GRIDS, WIDTHS, REALIZATIONS):
+        rows += measure(*shape)
+        for row in rows[-len(GROUPS) :]:
+            print(line(row), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(report(rows))
+
+
+def report(rows: Sequence[Row]) -> str:
+    facts = provenance()
+    wide = "AVX-512" if "avx512f" in Path("/proc/cpuinfo").read_text() else "no AVX-512"
+    parts = [
+        "# CNO operators: alone, or those of one architecture together\n",
+        f"Made by `python benchmarks/cno.py`, commit {facts['commit']}, {facts['created'][:10]}.",
+        f"Machine: {os.cpu_count()} cores, {platform.machine()}, {wide} (torch uses "
+        f"{torch.backends.cpu.get_cpu_capability()}), load average {os.getloadavg()[2]:.0f} from "
+        f"other work; torch {facts['versions']['torch']}, one thread.\n",
+        "CPU milliseconds per operator and step, median of interleaved rounds; in brackets the "
+        "ratio to alone (below 1: faster). 3 layers, 3x3 kernels, instance norm, GELU; the noise "
+        "is included. G operators of M realizations. **a**: the bits are those of the operator "
+        f"alone; **s**: the bits are the same in groups of {', '.join(map(str, SIZES[:-1]))} "
+        f"and {SIZES[-1]}.\n",
+        "| grid | width | M | G | " + " | ".join(WAYS) + " |",
+        "|---" * (4 + len(WAYS)) + "|",
+        *map(line, rows),
+        "\n## Where together is faster\n",
+        "Geometric mean of the ratios to alone, over widths and M, and in how many of these shapes "
+        "the bits do not depend on the size of the group.\n",
+        "| grid | G | " + " | ".join(list(WAYS)[1:]) + " |",
+        "|---" * (1 + len(WAYS)) + "|",
+        *itertools.starmap(mean_line, means(rows)),
+        "\n## How many operators share an architecture\n",
+        "Mean number of operators of the same architecture in an operator's batch, itself "
+        "included. Batching gains nothing for the first of them.\n",
+        "| family | operators | batch of 8 | of 64 | of 512 | all |",
+        "|---|---|---|---|---|---|",
+    ]
+    shipped = load(GenerateConfig, ROOT / "launch" / "default" / "dataset.yaml")
+    for name, config in (
+        ("CNOConfig's defaults", GenerateConfig(domain=CNOConfig(), operators=4096)),
+        ("launch/default/dataset.yaml", shipped),
+    ):
+        sizes = [companions(config, batch) for batch in (8, 64, 512, config.operators)]
+        parts.append(f"| {name} | {config.operators} | " + " | ".join(f"{s:.2f}" for s in sizes))
+        parts[-1] += " |"
+    return "\n".join(parts) + "\n"
+
+
+def line(row: Row) -> str:
+    cells = [f"{row.milliseconds[way]:.2f} ({row.ratio(way):.2f}){bits(row, way)}" for way in WAYS]
+    shape = (row.grid, row.width, row.realizations, row.group)
+    return f"| {' | '.join(map(str, shape))} | {' | '.join(cells)} |"
+
+
+def bits(row: Row, way: str) -> str:
+    marks = "a" * row.like_alone[way] + "s" * row.like_other_sizes[way]
+    return f" {marks}" if marks else ""
+
+
+def means(rows: Sequence[Row]) -> list[tuple[int, int, list[Row]]]:
+    return [
+        (grid, group, [row for row in rows if (row.grid, row.group) == (grid, group)])
+        for grid, group in itertools.product(GRIDS, GROUPS)
+    ]
+
+
+def mean_line(grid: int, group: int, rows: list[Row]) -> str:
+    cells = []
+    for way in list(WAYS)[1:]:
+        ratio = statistics.geometric_mean(row.ratio(way) for row in rows)
+        exact = sum(row.like_other_sizes[way] for row in rows)
+        cells.append(f"{ratio:.2f}, {exact}/{len(rows)}")
+    return f"| {grid} | {group} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

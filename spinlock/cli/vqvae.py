@@ -94,7 +94,7 @@ def _plan(console: Console, wanted: VQVAERecipe, verbose: bool) -> None:
 
 
 def _run(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbose: bool) -> None:
-    out = own_directory(wanted.output, "the tokenizer")
+    out = wanted.output
     checkpoint = out / outputs.CHECKPOINT
     if resume_from is None and checkpoint.exists():
         raise SpinlockError(
@@ -103,8 +103,10 @@ def _run(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbos
         )
     trainer = Trainer(wanted.training())
     if resume_from is not None:
-        _restore(trainer, resume_from, out)
-    outputs.write_recipe(out, wanted)
+        _restore(trainer, resume_from)
+    outputs.write_recipe(own_directory(out, "the tokenizer"), wanted)
+    if resume_from is not None:
+        _keep_best(resume_from, out)
     task = _task(trainer)
     _describe(console, task, verbose)
     with bar("epochs") as progress:
@@ -127,17 +129,25 @@ def _run(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbos
     console.print(f"Best: epoch {best.epoch}, in {out / outputs.BEST}", soft_wrap=True)
 
 
-def _restore(trainer: Trainer, source: Path, out: Path) -> None:
-    """Go on from `source`; a run elsewhere is left as it is, its best model copied."""
-    run = source.parent if source.name == outputs.BEST else source
+def _run_of(source: Path) -> Path:
+    """The output directory of a run, given it or its best model."""
+    return source.parent if source.name == outputs.BEST else source
+
+
+def _restore(trainer: Trainer, source: Path) -> None:
+    run = _run_of(source)
     if not (run / outputs.CHECKPOINT).is_dir():
         raise SpinlockError(
             f"{source}: no run to resume: {run / outputs.CHECKPOINT} is missing. Give the "
             "directory that was the --output of a run."
         )
     trainer.restore(run / outputs.CHECKPOINT)
-    best = run / outputs.BEST
-    if best.is_dir() and run.resolve() != out.resolve():
+
+
+def _keep_best(source: Path, out: Path) -> None:
+    """A run elsewhere is left as it is, and its best model so far copied."""
+    best = _run_of(source) / outputs.BEST
+    if best.is_dir() and best.resolve() != (out / outputs.BEST).resolve():
         shutil.copytree(best, out / outputs.BEST, dirs_exist_ok=True)
 
 

@@ -1,0 +1,141 @@
+"""`spinlock train-vqvae`: what it writes, how it goes on, and how it answers mistakes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from spinlock.cli import app, run
+from spinlock.config import load
+from spinlock.training.recipe import VQVAERecipe
+from spinlock.vqvae import TARGETS, Tokenizer
+
+RECIPE = """\
+input: DATA
+output: OUT
+epochs: 4
+batch_size: 4
+embedding_dim: 8
+hidden_dim: 8
+samples_per_code: 2
+val_every_n_epochs: 1
+use_torch_compile: false
+features: {families: [initial]}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_data: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.replace("DATA", str(tiny_data)).replace("OUT", str(tmp_path / "run")))
+    return path
+
+
+def train(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, ["train-vqvae", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refused(capsys, *arguments: str | Path) -> str:
+    words = ["train-vqvae", *map(str, arguments)]
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: app(words, standalone_mode=False))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def weights(path: Path) -> dict[str, list[float]]:
+    return {k: v.tolist() for k, v in Tokenizer.load(path).state_dict().items()}
+
+
+def test_a_run_leaves_everything_that_is_documented(recipe, tmp_path):
+    told = train("--config", recipe)
+    out = tmp_path / "run"
+    documented = {"best_model", "checkpoint", "metrics.json", "training_history.json"}
+    documented |= {"categories.json", "normalization_stats.npz", "config.yaml"}
+    assert {path.name for path in out.iterdir()} == documented
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert {*metrics["targets"]} == {*TARGETS}
+    assert all(name.replace("_", " ") in told for name in TARGETS)
+    history = json.loads((out / "training_history.json").read_text())
+    assert [row["epoch"] for row in history["history"]] == [1, 2, 3, 4]
+    categories = json.loads((out / "categories.json").read_text())["categories"]
+    statistics = np.load(out / "normalization_stats.npz")
+    tokenizer = Tokenizer.load(out / "best_model")
+    listed = [name for members in categories.values() for name in members]
+    assert sorted(listed) == sorted(tokenizer.standardizer.names)
+    for category, members in categories.items():
+        assert statistics[f"{category}_std"].shape == (len(members),)
+    assert load(VQVAERecipe, out / "config.yaml") == load(VQVAERecipe, recipe)
+    quality = metrics["quality"]
+    assert quality["reconstruction"] == pytest.approx(
+        metrics["metrics"]["quality/reconstruction_quality"]
+    )
+    assert len(quality["category_reconstruction"]) == len(categories)
+    assert len(quality["utilization"]) == len(metrics["codebooks"])
+
+
+def test_a_run_that_is_resumed_equals_one_that_was_not(recipe, tmp_path):
+    train("--config", recipe, "--output", tmp_path / "straight", "--set", "lr_schedule=constant")
+    train("--config", recipe, "--output", tmp_path / "half", "--epochs", "2")
+    half = weights(tmp_path / "half" / "best_model")
+    train(
+        *("--config", recipe, "--output", tmp_path / "whole"),
+        *("--resume-from", tmp_path / "half" / "best_model"),
+    )
+    assert weights(tmp_path / "whole" / "best_model") == weights(
+        tmp_path / "straight" / "best_model"
+    )
+    assert weights(tmp_path / "half" / "best_model") == half
+
+
+def test_a_dry_run_shows_the_resolved_recipe_and_leaves_nothing(recipe, tmp_path):
+    told = train("--config", recipe, "--dry-run", "--verbose", "--learning-rate", "0.01")
+    assert "learning_rate: 0.01" in told
+    assert "codebooks" in told
+    assert "dropped" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_shipped_recipes_go_by_their_names(tiny_data, tmp_path):
+    for name in ("production", "quick"):
+        told = train(
+            *("--config", name, "--input", tiny_data, "--output", tmp_path / "run", "--dry-run")
+        )
+        assert f"input: {tiny_data}" in told.replace("\n", "")
+
+
+def test_json_is_read_like_yaml(recipe, tmp_path, tiny_data):
+    document = {"input": str(tiny_data), "output": "out", "batch_size": 7}
+    (tmp_path / "recipe.json").write_text(json.dumps(document))
+    assert "batch_size: 7" in train("--config", tmp_path / "recipe.json", "--dry-run")
+
+
+def test_mistakes_are_answered_with_one_message(recipe, tmp_path, capsys, tiny_data):
+    recipe.write_text(recipe.read_text() + "comitment_cost: 1\n")
+    said = refused(capsys, "--config", recipe)
+    assert f"{recipe}:11: comitment_cost" in said
+    assert "Did you mean 'commitment_cost'?" in said
+    assert "--input" in refused(capsys, "--config", "quick")
+    given = ("--config", "quick", "--input", tiny_data, "--output", tmp_path / "run")
+    assert "adaptive" in refused(capsys, *given, "--set", "compression_ratios=auto:luck")
+    assert "windows" in refused(capsys, *given, "--set", "windows=3")
+    missing = refused(capsys, *given, "--resume-from", tmp_path / "nowhere")
+    assert "no run to resume" in missing
+    unknown = "category_assignment={a: [initial.spatial.log_varianc.mean]}"
+    assert "Did you mean" in refused(capsys, *given, "--set", unknown)
+    stored = refused(capsys, *given, "--set", "features.source=stored")
+    assert "are not stored in it" in stored
+    families = "features.families=[sumary]"
+    assert "no family 'sumary' to compute" in refused(capsys, *given, "--set", families)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_holds_a_run_is_not_written_over(recipe, tmp_path, capsys):
+    train("--config", recipe, "--epochs", "1")
+    before = (tmp_path / "run" / "metrics.json").read_text()
+    assert "--resume-from" in refused(capsys, "--config", recipe)
+    assert (tmp_path / "run" / "metrics.json").read_text() == before

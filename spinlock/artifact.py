@@ -26,7 +26,7 @@ from spinlock.errors import ArtifactError
 from spinlock.files import atomic_directory, fingerprint
 
 FORMAT = 1
-_DESCRIPTION, _WEIGHTS = "artifact.json", "weights.safetensors"
+FILES = _DESCRIPTION, _WEIGHTS = "artifact.json", "weights.safetensors"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What a trained tokenizer says of a dataset: its tokens on disk, how good they are, pictures."""

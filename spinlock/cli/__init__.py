@@ -1,9 +1,19 @@
 """`spinlock ...`: thin commands, one module per subject. Importing a module adds its commands."""
 
-from spinlock.cli import data, tokens, train, vqvae
+from spinlock.cli import data, foreign, tokens, train, vqvae
 from spinlock.cli.root import Overrides, app, run
 
-__all__ = ["Overrides", "app", "data", "main", "run", "tokens", "train", "vqvae"]
+__all__ = [
+    "Overrides",
+    "app",
+    "data",
+    "foreign",
+    "main",
+    "run",
+    "tokens",
+    "train",
+    "vqvae",
+]
 
 
 def main() -> None:

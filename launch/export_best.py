@@ -7,14 +7,14 @@ import typer
 
 from spinlock.cli import run as command_line
 from spinlock.search import results
-from spinlock.search.noa import TRAINABLES
 from spinlock.search.report import settings
+from spinlock.search.trainables import TRAINABLES
 
 
 def main(
     experiment: Annotated[Path, typer.Argument(help="Directory of a search.")],
     out: Annotated[Path, typer.Option(help="Directory for the artifact.")],
-    trial: Annotated[int | None, typer.Option(help="This trial in place of the best.")] = None,
+    trial: Annotated[int | None, typer.Option(help="This trial, not the best.")] = None,
 ) -> None:
     """Write the best epoch as an artifact, and evaluate it again in a fresh process."""
     exported = results.export(experiment, out, TRAINABLES, trial=trial)

@@ -25,6 +25,7 @@ from spinlock.search.rules import Stop
 from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
 from spinlock.search.study import run
+from spinlock.training.guards import Guard
 
 
 class Loss(Config):
@@ -40,6 +41,7 @@ class RegressionConfig(Config):
     loss: Loss = Loss()
     batch_size: int = Field(8, ge=1)
     epochs: int = Field(4, ge=1)
+    val_every_n_epochs: int = Field(1, ge=1)
     seed: int = 0
     seconds: float = 0.0  # each epoch takes at least so long
     nan_above: float = 1e30  # lr above which the second epoch is NaN
@@ -62,8 +64,11 @@ class RegressionTrainer:
         self.epoch = 0
 
     def epochs(self) -> Iterator[Report]:
-        while self.epoch < self.config.epochs:
-            yield self._epoch()
+        every, last = self.config.val_every_n_epochs, self.config.epochs
+        while self.epoch < last:
+            report = self._epoch()
+            if report.stop is not None or self.epoch % every == 0 or self.epoch == last:
+                yield report
 
     def _epoch(self) -> Report:
         config, started = self.config, time.perf_counter()
@@ -112,9 +117,15 @@ class Regression:
     name = "regression"
     model = RegressionConfig
     metrics = ("train/total", "val/traj", "val/commit", "val/latent")
+    columns = ("val/traj", "val/commit", "val/latent")
+    weighed = {"train/total": ("loss.lambda_commit",)}  # noqa: RUF012
 
-    def epochs(self, config: RegressionConfig) -> int:
-        return config.epochs
+    def unsound(self, guard: Guard) -> str | None:
+        return "not here" if guard.metric == "val/latent" else None
+
+    def reporting(self, config: RegressionConfig) -> tuple[int, ...]:
+        every, last = config.val_every_n_epochs, config.epochs
+        return tuple(e for e in range(1, last + 1) if e % every == 0 or e == last)
 
     def build(self, config: RegressionConfig) -> RegressionTrainer:
         return RegressionTrainer(config)
@@ -161,7 +172,7 @@ def without_ray(study: Study, directory: Path) -> Ledger:
         study,
         trainable=trainable.name,
         facts={},
-        epochs=lambda trial: configured(trial).epochs,
+        reporting=lambda trial: trainable.reporting(configured(trial)),
         resume=False,
     )
     sampler = Sampler.open(directory, book.ledger)
@@ -180,10 +191,10 @@ def told(ledger: Ledger) -> dict[int, tuple[Any, ...]]:
     return {
         number: (
             trial.parameters,
-            [
-                {k: repr(v) for k, v in metrics.items() if k != "seconds"}
-                for metrics in trial.history
-            ],
+            {
+                epoch: {k: repr(v) for k, v in metrics.items() if k != "seconds"}
+                for epoch, metrics in trial.history.items()
+            },
             trial.verdict,
         )
         for number, trial in ledger.trials.items()

@@ -38,9 +38,10 @@ from spinlock.search.events import (
     Suggested,
     Verdict,
 )
-from spinlock.search.ledger import EVENTS, read_ledger, write_tables
+from spinlock.search.ledger import EVENTS, read_ledger
 from spinlock.search.noa import NOA
 from spinlock.search.space import Parameter, Study
+from spinlock.search.tables import write_tables
 from spinlock.training.config import NOATraining, training_config
 from spinlock.training.prepare import train_and_export
 from spinlock.training.state import EpochReport

@@ -13,8 +13,9 @@ from test_scheduler_rules import book, metrics, study
 
 from spinlock.errors import SearchError
 from spinlock.search.events import EventLog, Reported, State, Verdict, read_events
-from spinlock.search.ledger import read_ledger, write_tables
+from spinlock.search.ledger import read_ledger
 from spinlock.search.rules import Stop
+from spinlock.search.tables import write_tables
 
 
 def filled(directory: Path) -> Path:
@@ -50,7 +51,7 @@ def test_the_ledger_read_back_is_the_ledger_kept(tmp_path: Path) -> None:
     ledger = read_ledger(tmp_path)
     states = [str(trial.state()) for trial in ledger.trials.values()]
     assert states == ["COMPLETED", "PRUNED", "INFEASIBLE", "FAILED", "RUNNING"]
-    assert ledger.values[1] == {0: 1.0, 1: 5.0, 4: 0.5}
+    assert ledger.rungs == {1: {0: 1.0, 1: 5.0, 4: 0.5}, 3: {0: 1 / 3}, 9: {0: 1 / 9}}
     assert [trial.number for trial in ledger.unfinished] == [4]
 
 
@@ -70,7 +71,7 @@ def test_a_resumed_log_goes_on_after_its_last_whole_line(tmp_path: Path) -> None
     resumed = book(tmp_path, resume=True)
     assert resumed.report(4, 1, metrics(0.25), None) is None
     ledger = read_ledger(tmp_path)
-    assert ledger.trials[4].history == [metrics(0.25)]
+    assert ledger.trials[4].history == {1: metrics(0.25)}
     assert len(ledger.sessions) == 2
 
 
@@ -117,7 +118,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         check=False,
     )
     assert run.returncode < 0
-    assert read_ledger(tmp_path).trials[0].history == [metrics(0.5)]
+    assert read_ledger(tmp_path).trials[0].history == {1: metrics(0.5)}
 
 
 def test_the_tables_have_a_row_per_trial_and_a_row_per_epoch(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def assignment(directory: Path, *, acknowledged: int = 0, **training: object) ->
         directory=directory,
         training=RegressionConfig.model_validate(training).model_dump(mode="json"),
         acknowledged=acknowledged,
-        objective=Objective(),
+        objectives=(Objective(),),
     )
 
 
@@ -102,7 +102,7 @@ def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
     history: list[Report] = []
     for epoch, value in enumerate((0.9, 0.3, math.nan, 0.3, 0.4, 0.5), start=1):
         history.append(Report(epoch, {"val/traj": value}))
-        checkpoints.save(tmp_path, Nothing(), history, Objective())
+        checkpoints.save(tmp_path, Nothing(), history, [Objective()])
     assert kept(tmp_path) == ["00002", "00005", "00006"]
     assert [path.name for path in newest_first(tmp_path)] == ["00006", "00005", "00002"]
     restored = checkpoints.reports_in(checkpoint_directory(tmp_path, 6))

@@ -103,8 +103,8 @@ def test_a_killed_then_interrupted_search_equals_an_undisturbed_one(tmp_path: Pa
     ledger = read_ledger(tmp_path / "x")
     undisturbed = without_ray(STUDY, tmp_path / "plain")
     assert told(ledger) == told(undisturbed)
-    assert ledger.values == undisturbed.values
+    assert ledger.rungs == undisturbed.rungs
     assert {s.closed for s in ledger.sessions} == {None, "interrupted", "finished"}
     for number, (_, history, _) in acknowledged.items():
-        assert told(ledger)[number][1][: len(history)] == history
+        assert told(ledger)[number][1].items() >= history.items()
     agree(ledger, load(tmp_path / "x"))

@@ -1,6 +1,7 @@
 """Who is stopped, when, and with which sentence: pure functions of the log."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,19 @@ def study(**changes: object) -> Study:
     )
 
 
-def book(directory: Path, wanted: Study | None = None, *, resume: bool = False) -> Book:
+def book(
+    directory: Path,
+    wanted: Study | None = None,
+    *,
+    resume: bool = False,
+    reporting: Sequence[int] = range(1, 10),
+) -> Book:
     return Book.open(
         directory,
         wanted or study(),
         trainable=Regression.name,
         facts={},
-        epochs=lambda _: 9,
+        reporting=lambda _: reporting,
         resume=resume,
     )
 
@@ -69,6 +76,114 @@ def test_the_cut_at_a_rung_is_rays_own(tmp_path_factory, reports, mode) -> None:
         verdict = found.report(number, 1, metrics(value), None)
         theirs = bracket.on_result(Arrival(number), 1, sign * value)
         assert (verdict is not None) == (theirs == "STOP")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(values, min_size=2, max_size=20), st.integers(2, 5))
+def test_runs_that_report_every_few_epochs_are_cut_as_rays_are(
+    tmp_path_factory, reports, every
+) -> None:
+    """At the first report at or after a rung; one that passes two counts for the higher."""
+    reporting = [*range(every, 9, every), 9]
+    compared = {min(epoch for epoch in reporting if epoch >= rung) for rung in (1, 3)}
+    found = book(tmp_path_factory.mktemp("gaps"), reporting=reporting)
+    bracket = _Bracket(1, 9, 3, 0)
+
+    class Arrival:
+        def __init__(self, number: int) -> None:
+            self.trial_id = str(number)
+
+    for number, value in enumerate(reports):
+        found.suggested({"optimizer.lr": 0.01})
+        for epoch in reporting[:-1]:
+            verdict = found.report(number, epoch, metrics(value / epoch), None)
+            theirs = "CONTINUE"
+            if epoch in compared:
+                theirs = bracket.on_result(Arrival(number), epoch, -value / epoch)
+            assert (verdict is not None) == (theirs == "STOP")
+            if verdict is not None:
+                break
+
+
+def test_a_rung_between_two_reports_is_compared_at_the_later(tmp_path: Path) -> None:
+    found = book(tmp_path, reporting=[2, 4, 6, 8, 9])
+    for number, (second, fourth) in enumerate([(1.0, 0.3), (0.9, 0.4), (0.8, 0.5)]):
+        found.suggested({"optimizer.lr": 0.01})
+        assert found.report(number, 2, metrics(second), None) is None
+        found.report(number, 4, metrics(fourth), None)
+    assert found.ledger.rungs[1] == {0: 1.0, 1: 0.9, 2: 0.8}
+    assert found.ledger.rungs[3] == {0: 0.3, 1: 0.4, 2: 0.5}
+    last = verdicts(found)[2]
+    assert last is not None
+    assert last.sentence.startswith("ASHA: val/traj 0.5 at epoch 4 is not among the best 1/3 of 3")
+    assert read_ledger(tmp_path).rungs == found.ledger.rungs
+    assert read_ledger(tmp_path).trials[1].history == {2: metrics(0.9), 4: metrics(0.4)}
+
+
+def test_a_run_of_gaps_completes_at_its_last_epoch_and_may_stop_in_between(
+    tmp_path: Path,
+) -> None:
+    found = book(tmp_path, reporting=[4, 8, 9])
+    found.suggested({"optimizer.lr": 0.01})
+    for epoch in (4, 8, 9):
+        found.report(0, epoch, metrics(1 / epoch), None)
+    assert found.ledger.trials[0].verdict is not None
+    assert found.ledger.trials[0].verdict.sentence == "ran all 9 epochs"
+    found.suggested({"optimizer.lr": 0.01})
+    found.report(1, 4, metrics(0.2), None)
+    verdict = found.report(1, 6, {"train/total": math.nan}, Stop("nonfinite", "NaN gradients"))
+    assert verdict is not None
+    assert verdict.state == State.INFEASIBLE
+
+
+@pytest.mark.parametrize("epoch", [5, 9])
+def test_a_report_that_was_not_due_fails_the_trial(tmp_path: Path, epoch: int) -> None:
+    found = book(tmp_path, reporting=[4, 8, 9])
+    found.suggested({"optimizer.lr": 0.01})
+    found.report(0, 4, metrics(0.3), None)
+    verdict = found.report(0, epoch, metrics(0.2), None)
+    assert verdict is not None
+    assert verdict.state == State.FAILED
+    assert verdict.sentence == f"epoch {epoch} was reported after epoch 4, and 8 was due"
+
+
+def test_a_nan_objective_is_infeasible_whatever_it_is_called(tmp_path: Path) -> None:
+    wanted = study(objective={"metric": "quality/composite"})
+    found = book(tmp_path, wanted)
+    found.suggested({"optimizer.lr": 0.01})
+    verdict = found.report(0, 1, {"quality/composite": math.nan, "quality/other": math.nan}, None)
+    assert verdict is not None
+    assert verdict.state == State.INFEASIBLE
+    assert verdict.sentence == "quality/composite is nan at epoch 1"
+
+
+SEVERAL = {
+    "objectives": [
+        {"metric": "val/traj", "mode": "min"},
+        {"metric": "quality/utilization", "mode": "max"},
+    ],
+}
+
+
+def test_with_several_objectives_asha_compares_by_the_metric_that_is_named(tmp_path: Path) -> None:
+    asha = {"kind": "asha", "metric": "quality/utilization"}
+    found = book(tmp_path, study(**SEVERAL, scheduler=asha, guards=[]))
+    for number, used in enumerate((0.2, 0.5, 0.3)):
+        found.suggested({"optimizer.lr": 0.01})
+        found.report(number, 1, {"val/traj": 1 - used, "quality/utilization": used}, None)
+    verdict = verdicts(found)[2]
+    assert verdict is not None
+    assert verdict.sentence == (
+        "ASHA: quality/utilization 0.3 at epoch 1 is not among the best 1/3 of 3 (cut 0.4)"
+    )
+
+
+def test_every_objective_must_be_reported(tmp_path: Path) -> None:
+    found = book(tmp_path, study(**SEVERAL, scheduler={"kind": "none"}))
+    found.suggested({"optimizer.lr": 0.01})
+    verdict = found.report(0, 1, {"val/traj": 0.1}, None)
+    assert verdict is not None
+    assert verdict.sentence == "epoch 1 reported no quality/utilization, but val/traj"
 
 
 def test_a_pruned_trial_is_told_why_in_numbers(tmp_path: Path) -> None:
@@ -121,7 +236,7 @@ def test_a_nan_stops_at_its_first_report_and_changes_nobody_elses_verdict(
                 assert verdict is not None
                 assert verdict.state == State.INFEASIBLE
                 assert f"at epoch {at}" in verdict.sentence
-                assert all(number not in rung for rung in mixed.ledger.values.values())
+                assert all(number not in rung for rung in mixed.ledger.rungs.values())
             else:
                 assert earlier.state == State.PRUNED
             continue
@@ -141,7 +256,7 @@ def test_a_climbing_commitment_is_guarded_and_leaves_the_rungs(tmp_path: Path) -
     assert verdict is not None
     assert (verdict.state, verdict.rule) == (State.GUARDED, "commit_climb")
     assert "above 2 times its minimum of 0.1 at epoch 1" in verdict.sentence
-    assert all(not rung for rung in found.ledger.values.values())
+    assert all(not rung for rung in found.ledger.rungs.values())
 
 
 @pytest.mark.parametrize(
@@ -188,7 +303,7 @@ def test_an_epoch_that_is_skipped_fails_the_trial(tmp_path: Path) -> None:
     found.report(0, 1, metrics(0.3), None)
     verdict = found.report(0, 3, metrics(0.2), None)
     assert verdict is not None
-    assert verdict.sentence == "epoch 3 was reported after epoch 1"
+    assert verdict.sentence == "epoch 3 was reported after epoch 1, and 2 was due"
 
 
 def test_judging_the_log_again_gives_every_verdict_again(tmp_path: Path) -> None:
@@ -207,6 +322,7 @@ def test_judging_the_log_again_gives_every_verdict_again(tmp_path: Path) -> None
     for event in read_events(tmp_path / "events.jsonl"):
         if event.event == "epoch":
             trial = again.trials[event.trial]
-            assert judge(again, trial, event.metrics, None, epochs=9) == event.verdict
+            found_again = judge(again, trial, event.epoch, event.metrics, None, epochs=9)
+            assert found_again == event.verdict
         again.apply(event)
-    assert again.values == read_ledger(tmp_path).values == found.ledger.values
+    assert again.rungs == read_ledger(tmp_path).rungs == found.ledger.rungs

@@ -57,16 +57,16 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     return run(study(training=training), Regression(), directory / "x", dashboard=False)
 
 
-def curve(ledger: Ledger, number: int) -> list[dict[str, str]]:
+def curve(ledger: Ledger, number: int) -> dict[int, dict[str, str]]:
     """What training this trial's configuration straight through reports."""
     values = ledger.study.configuration(ledger.trials[number].parameters)
     trainer = RegressionTrainer(RegressionConfig.model_validate(values))
     if trainer.config.optimizer.lr < trainer.config.raise_below:
-        return []
-    return [
-        {k: repr(v) for k, v in report.metrics.items() if k != "seconds"}
+        return {}
+    return {
+        report.epoch: {k: repr(v) for k, v in report.metrics.items() if k != "seconds"}
         for report in trainer.epochs()
-    ]
+    }
 
 
 def test_every_trial_of_a_search_is_accounted_for_once(searched: StudyResult) -> None:
@@ -94,7 +94,8 @@ def test_every_verdict_is_a_sentence_with_numbers(searched: StudyResult) -> None
 def test_a_searched_trial_has_the_numbers_of_training_alone(searched: StudyResult) -> None:
     measured = told(searched.ledger)
     for number, trial in searched.ledger.trials.items():
-        assert measured[number][1] == curve(searched.ledger, number)[: trial.epochs]
+        alone = curve(searched.ledger, number)
+        assert measured[number][1] == {e: alone[e] for e in range(1, trial.epochs + 1)}
 
 
 def test_a_killed_trial_process_is_retried_from_its_checkpoint(searched: StudyResult) -> None:
@@ -118,8 +119,8 @@ def test_a_trial_that_raises_is_given_up_after_its_retries_with_the_reason(
 def test_a_nan_trial_stands_in_no_rung(searched: StudyResult) -> None:
     nan = searched.ledger.trials[1]
     assert nan.epochs == 2, "stopped at the first report that showed it"
-    assert math.isnan(nan.history[1]["val/traj"])
-    assert all(1 not in rung for rung in searched.ledger.values.values())
+    assert math.isnan(nan.history[2]["val/traj"])
+    assert all(1 not in rung for rung in searched.ledger.rungs.values())
 
 
 def test_optuna_agrees_on_every_trial_and_none_is_left_running(searched: StudyResult) -> None:
@@ -137,7 +138,8 @@ def test_the_best_is_the_epoch_that_scored_it_and_its_export_is_judged_again(
 ) -> None:
     found = best(searched.experiment)
     completed = [t for t in searched.ledger.trials.values() if t.state() == State.COMPLETED]
-    assert found.value == min(m["val/traj"] for t in completed for m in t.history)
+    lowest = min(m["val/traj"] for t in completed for m in t.history.values())
+    assert found.scores == (lowest,)
     exported = export(searched.experiment, tmp_path / "out", {"regression": Regression()})
     assert exported.difference == 0.0
     assert set(exported.recorded) == {"val/traj", "val/commit", "val/latent"}

@@ -9,6 +9,7 @@ import pytest
 from spinlock import artifact
 from spinlock.search.events import State
 from spinlock.search.ledger import read_ledger
+from spinlock.search.ranking import leaders
 
 ROOT = Path(__file__).parents[1]
 SPACE = """\
@@ -29,13 +30,33 @@ start:
 """
 
 
+TOKENIZERS = """\
+name: tokenizers
+trials: 3
+seed: 1
+searcher: {kind: random}
+objective: {metric: quality/composite}
+scheduler: {kind: asha, grace_epochs: 4}
+guards: [{kind: codebook_collapse, floor: 0.01}, {kind: commit_drift}]
+training:
+  epochs: 7
+  val_every_n_epochs: 3
+  model: {hidden_dim: 16, embedding_dim: 16}
+space:
+  model.commitment_cost: {log_uniform: [0.1, 1]}
+  batch_size: {choice: [2, 4]}
+start:
+  - {model.commitment_cost: 0.5, batch_size: 4}
+"""
+
+
 def launch(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "launch" / script), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
 
 
@@ -71,6 +92,85 @@ def test_a_mistake_is_one_message_and_exit_code_2(space: Path, tmp_path: Path) -
     assert "tiny.yaml:9: training.model.encoder_level: there is no such key" in answer.stderr
     assert "Did you mean 'encoder_levels'?" in answer.stderr
     assert not (tmp_path / "a").exists()
+
+
+def test_a_dry_run_of_a_tokenizers_search_shows_the_rungs_that_its_reports_allow(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tokenizers.yaml").write_text(TOKENIZERS)
+    shown = launch(
+        "tune_vqvae.py",
+        *("--space", tmp_path / "tokenizers.yaml", "--dry-run", "--artifacts", tmp_path / "a"),
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "sample 3: model.commitment_cost" in shown.stdout
+    assert "7 epochs a trial; compared with others after 6." in shown.stdout
+    assert "3 trials: 1 start points, then random. Nothing was trained." in shown.stdout
+    assert not (tmp_path / "a").exists()
+    several = "objectives=[{metric: quality/utilization, mode: max}, {metric: val/loss}]"
+    answer = launch(
+        "tune_vqvae.py",
+        *("--space", tmp_path / "tokenizers.yaml", "--dry-run"),
+        *("--set", "objective=null", "--set", several),
+    )
+    assert answer.returncode == 2
+    assert "tokenizers.yaml:6: scheduler: asha compares trials by one number" in answer.stderr
+
+
+@pytest.mark.slow
+def test_the_best_of_a_tokenizers_search_goes_straight_into_a_search_of_noas(
+    space: Path, tmp_path: Path, tiny_data: Path
+) -> None:
+    tokenizers, place, out = tmp_path / "tokenizers.yaml", tmp_path / "x", tmp_path / "best"
+    tokenizers.write_text(TOKENIZERS)
+    kept = ("--artifacts", tmp_path / "a", "--data", tiny_data)
+    found = launch("tune_vqvae.py", "--space", tokenizers, "--experiment", place, *kept)
+    assert found.returncode == 0, found.stderr
+    assert len(list((tmp_path / "a" / "features").iterdir())) == 1, "one file for all trials"
+    ledger = read_ledger(place)
+    assert ledger.trials[0].state() == State.COMPLETED
+    assert list(ledger.trials[0].history) == [3, 6, 7]
+
+    exported = launch("export_best.py", place, "--out", out)
+    assert exported.returncode == 0, exported.stderr
+    assert "quality/composite" in exported.stdout
+    assert "Reproduced to" in exported.stdout
+    (best,) = leaders(ledger)
+    at = best.best(ledger.study.goals)
+    assert at is not None
+    assert artifact.load(out, "vqvae").metrics["quality/composite"] == at[1][0]
+
+    searched = launch(
+        "tune_noa.py",
+        *("--space", space, "--trials", 1, "--vqvae", out, "--experiment", tmp_path / "y", *kept),
+    )
+    assert searched.returncode == 0, searched.stderr
+    facts = read_ledger(tmp_path / "y").opened.facts
+    assert facts["tokenizer"] == artifact.weights_fingerprint(out)
+
+
+@pytest.mark.slow
+def test_a_front_of_tokenizers_is_searched_and_one_of_its_points_exported(
+    tmp_path: Path, tiny_data: Path
+) -> None:
+    tokenizers, place = tmp_path / "tokenizers.yaml", tmp_path / "x"
+    tokenizers.write_text(
+        TOKENIZERS.replace(
+            "objective: {metric: quality/composite}",
+            "objectives: [{metric: quality/reconstruction_quality, mode: max}, "
+            "{metric: quality/utilization, mode: max}]\nresources: {execution: in_process}",
+        ).replace("grace_epochs: 4}", "metric: quality/composite, mode: min}")
+    )
+    kept = ("--artifacts", tmp_path / "a", "--data", tiny_data)
+    found = launch("tune_vqvae.py", "--space", tokenizers, "--experiment", place, *kept)
+    assert found.returncode == 0, found.stderr
+    ledger = read_ledger(place)
+    front = leaders(ledger)
+    assert found.stdout.count("front trial ") == len(front)
+    chosen = front[-1].number
+    exported = launch("export_best.py", place, "--trial", chosen, "--out", tmp_path / "out")
+    assert exported.returncode == 0, exported.stderr
+    assert artifact.load(tmp_path / "out", "vqvae").provenance["trial"] == chosen
 
 
 @pytest.mark.slow

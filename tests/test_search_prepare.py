@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from spinlock.errors import ArtifactError, DatasetError, SpinlockError, TrainingError
+from spinlock.search.noa import NOA
 from spinlock.search.prepare import Recipes, fulfil, plan
+from spinlock.search.space import Study
 
 SPACE = """\
 name: tiny
@@ -16,6 +18,10 @@ training:
 space:
   loss.lambda_commit: {uniform: [0.1, 1]}
 """
+
+
+def planned(space: Path, changes: list[str], *, data: Path | None, tokenizer: Path | None) -> Study:
+    return plan(space, NOA(), changes, files={"data.path": data, "tokenizer": tokenizer})
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def test_a_dataset_that_is_not_there_is_told_before_anything_starts(
     space: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match=r"nowhere\.h5"):
-        plan(space, [], data=tmp_path / "nowhere.h5", tokenizer=None)
+        planned(space, [], data=tmp_path / "nowhere.h5", tokenizer=None)
 
 
 @pytest.mark.parametrize("with_data", [True, False])
@@ -37,14 +43,14 @@ def test_a_tokenizer_that_is_none_is_told_with_and_without_data(
     space: Path, tiny_data: Path, tmp_path: Path, with_data: bool
 ) -> None:
     with pytest.raises(ArtifactError, match="not a Spinlock artifact"):
-        plan(space, [], data=tiny_data if with_data else None, tokenizer=tmp_path)
+        planned(space, [], data=tiny_data if with_data else None, tokenizer=tmp_path)
 
 
 def test_a_tokenizer_of_other_trajectories_is_told_by_its_name(
     space: Path, tiny_data: Path, tiny_tokenizer: Path
 ) -> None:
     with pytest.raises(ArtifactError, match=f"{tiny_tokenizer}.*9 expected, 7 found"):
-        plan(space, ["training.rollout.timesteps=6"], data=tiny_data, tokenizer=tiny_tokenizer)
+        planned(space, ["training.rollout.timesteps=6"], data=tiny_data, tokenizer=tiny_tokenizer)
 
 
 def test_every_extreme_of_the_space_is_held_against_the_data(space: Path, tiny_data: Path) -> None:
@@ -52,26 +58,26 @@ def test_every_extreme_of_the_space_is_held_against_the_data(space: Path, tiny_d
         SPACE.replace("encoder_levels: 1, ", "") + "  model.encoder_levels: {int_uniform: [1, 5]}\n"
     )
     with pytest.raises(TrainingError, match=r"2\*\*encoder_levels = 32"):
-        plan(space, [], data=tiny_data, tokenizer=None)
+        planned(space, [], data=tiny_data, tokenizer=None)
 
 
 def test_paths_of_a_study_are_absolute_when_it_runs(
     space: Path, tiny_data: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
-    study = plan(space, [], data=tiny_data, tokenizer=tiny_tokenizer)
+    study = planned(space, [], data=tiny_data, tokenizer=tiny_tokenizer)
     said: list[str] = []
     recipes = Recipes(tmp_path / "x.yaml", tmp_path / "y.yaml", tmp_path / "artifacts")
-    ready = fulfil(study, recipes, said.append)
+    ready = fulfil(study, NOA(), recipes, said.append)
     assert Path(ready.study.training["data"]["path"]).is_absolute()
     assert len(said) == 1  # the file was read once, and is not read again
-    fulfil(study, recipes, said.append)
+    fulfil(study, NOA(), recipes, said.append)
     assert len(said) == 1
 
 
 def test_a_place_for_artifacts_that_is_a_file_is_refused(
     space: Path, tiny_data: Path, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
-    study = plan(space, [], data=tiny_data, tokenizer=tiny_tokenizer)
+    study = planned(space, [], data=tiny_data, tokenizer=tiny_tokenizer)
     recipes = Recipes(tmp_path / "x.yaml", tmp_path / "y.yaml", space)
     with pytest.raises(SpinlockError, match="cannot be the directory for what is made once"):
-        fulfil(study, recipes, print)
+        fulfil(study, NOA(), recipes, print)

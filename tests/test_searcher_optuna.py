@@ -85,7 +85,7 @@ def agree(ledger: Ledger, trials: list[optuna.trial.FrozenTrial]) -> None:
         assert theirs.state.name == expected
         finite = {
             epoch: values["val/traj"]
-            for epoch, values in enumerate(ours.history, start=1)
+            for epoch, values in ours.history.items()
             if math.isfinite(values["val/traj"])
         }
         assert theirs.intermediate_values == finite

@@ -10,11 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from searching import Regression
 
+from spinlock.config import dotted, known_paths
 from spinlock.errors import ConfigError
 from spinlock.search.check import load_study
-from spinlock.search.noa import NOA
 from spinlock.search.schema import study_schema
-from spinlock.search.space import ASHA, Parameter, Study
+from spinlock.search.space import ASHA, Objective, Parameter, Study
+from spinlock.search.trainable import Trainable
+from spinlock.search.trainables import TRAINABLES
+from spinlock.search.vqvae import VQVAE
+from spinlock.training.config import DataConfig, VQVAETraining
 
 SHIPPED = Path(__file__).parents[1] / "search_spaces"
 SPACE = """\
@@ -46,15 +50,40 @@ def fault(path: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_space_loads_and_each_of_its_extremes_could_train(path: Path) -> None:
-    files = {"data.path": "data.h5", "tokenizer": "tokenizer"}
-    study = load_study(path, NOA(), defaults=files)
+    """Its first line, for editors, names the schema and so what it trains."""
+    first, _, _ = path.read_text().partition("\n")
+    kind = first.removeprefix("# yaml-language-server: $schema=").removesuffix(".schema.json")
+    files = {"data.path": "data.h5"} | ({"tokenizer": "tokenizer"} if kind == "noa" else {})
+    study = load_study(path, TRAINABLES[kind], defaults=files)
     assert study.trials > 0
     assert study.start, "the recommended settings are tried first"
 
 
-def test_the_shipped_schema_is_that_of_the_code() -> None:
-    shipped = json.loads((SHIPPED / "study.schema.json").read_text())
-    assert shipped == study_schema(NOA()), "python -m spinlock.search.schema writes it anew"
+def test_every_setting_of_the_shipped_vqvae_space_is_started_from_its_default() -> None:
+    """The first trial is the default configuration, so one search shows best against default."""
+    study = load_study(SHIPPED / "vqvae.yaml", VQVAE(), defaults={"data.path": "data.h5"})
+    first, *_ = study.start
+    assert first.keys() == study.space.keys()
+    defaults = dotted(VQVAETraining(data=DataConfig(path=Path("d"))).model_dump(mode="json"))
+    fitted = {key for key, value in first.items() if value != defaults[key]}
+    assert fitted == {"batch_size", "optimizer.lr"}, "model settings start from the production run"
+
+
+@pytest.mark.parametrize("kind", TRAINABLES)
+def test_the_shipped_schema_is_that_of_the_code(kind: str) -> None:
+    shipped = json.loads((SHIPPED / f"{kind}.schema.json").read_text())
+    expected = study_schema(TRAINABLES[kind])
+    assert shipped == expected, f"python -m spinlock.search.schema {kind} writes it anew"
+
+
+@pytest.mark.parametrize("trainable", TRAINABLES.values(), ids=lambda t: t.name)
+def test_what_a_trainable_says_of_its_metrics_is_about_real_ones(trainable: Trainable) -> None:
+    assert isinstance(trainable, Trainable)
+    assert {*trainable.columns} <= {*trainable.metrics}
+    assert trainable.weighed.keys() <= {*trainable.metrics}
+    known = known_paths(trainable.model)
+    assert all(setting in known for weights in trainable.weighed.values() for setting in weights)
+    assert TRAINABLES[trainable.name] is trainable
 
 
 def test_a_space_says_what_it_searches(space: Path) -> None:
@@ -93,8 +122,141 @@ def test_a_mistake_is_answered_with_file_line_key_and_what_to_do(
 
 def test_an_objective_that_searched_weights_enter_is_refused_with_the_reason(space: Path) -> None:
     message = fault(space, "objective.metric=train/total")
-    assert "loss.lambda_commit" in message
+    assert "space.yaml" in message
+    assert "train/total is a sum that loss.lambda_commit weigh" in message
     assert "falls as the weights fall" in message
+    assert "no searched weight enters: val/traj, val/commit, val/latent." in message
+
+
+VQVAE_SPACE = """\
+name: lines
+trials: 4
+objective: {metric: quality/composite}
+space:
+  model.commitment_cost: {uniform: [0.1, 1]}
+  checkpoint.topo_weight: {uniform: [0.1, 1]}
+"""
+
+
+@pytest.fixture
+def tokenizers(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizers.yaml"
+    path.write_text(VQVAE_SPACE)
+    return path
+
+
+def vqvae_fault(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_study(path, VQVAE(), overrides, defaults={"data.path": "data.h5"})
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "weight"),
+    [("train/total", "model.commitment_cost"), ("quality/composite", "checkpoint.topo_weight")],
+)
+def test_a_sum_is_an_objective_only_while_its_weights_are_fixed(
+    tokenizers: Path, metric: str, weight: str
+) -> None:
+    message = vqvae_fault(tokenizers, f"objective.metric={metric}")
+    assert f"objective.metric: {metric} is a sum that {weight} weigh" in message
+    several = f"objectives=[{{metric: val/loss}}, {{metric: {metric}}}]"
+    message = vqvae_fault(tokenizers, "objective=null", several, "scheduler={kind: none}")
+    assert f"objectives.1.metric: {metric} is a sum" in message
+    message = vqvae_fault(
+        tokenizers, "objective.metric=val/loss", f"scheduler={{kind: asha, metric: {metric}}}"
+    )
+    assert f"scheduler.metric: {metric} is a sum" in message
+
+
+@pytest.mark.parametrize(
+    "guard", ["{kind: commit_climb}", "{kind: commit_climb, metric: val/commitment, factor: 10}"]
+)
+def test_a_climb_of_the_raw_commitment_is_refused_for_a_vqvae_with_the_reason(
+    tokenizers: Path, guard: str
+) -> None:
+    message = vqvae_fault(tokenizers, "objective.metric=val/loss", f"guards=[{guard}]")
+    assert "guards.0: commit_climb on val/commit" in message
+    assert "the latents' variance grows" in message
+    assert "{kind: commit_drift}" in message
+
+
+def test_a_guard_of_a_vqvae_is_held_against_what_a_vqvae_reports(tokenizers: Path) -> None:
+    sound = (
+        *("{kind: commit_drift}", "{kind: codebook_collapse}"),
+        "{kind: commit_climb, metric: val/relative_commitment}",
+        "{kind: divergence, metric: val/reconstruction}",
+    )
+    study = load_study(
+        tokenizers,
+        VQVAE(),
+        ["objective.metric=val/loss", f"guards=[{', '.join(sound)}]"],
+        defaults={"data.path": "data.h5"},
+    )
+    assert len(study.guards) == 4
+    message = vqvae_fault(
+        tokenizers,
+        "objective.metric=val/loss",
+        "guards=[{kind: commit_drift, task: val/reconstrution}, {kind: divergence}]",
+    )
+    assert "guards.0: commit_drift watches val/reconstrution" in message
+    assert "Did you mean 'val/reconstruction'?" in message
+    assert "guards.1: divergence watches val/traj, which is not among the metrics of a vqvae" in (
+        message
+    )
+
+
+TWO = "objectives=[{metric: val/traj}, {metric: val/latent, mode: max}]"
+
+
+def test_several_objectives_and_asha_need_the_metric_to_compare_by(space: Path) -> None:
+    message = fault(space, TWO)
+    assert "scheduler: asha compares trials by one number, and there are 2 objectives" in message
+    assert "(val/traj, val/latent). Name one as scheduler.metric" in message
+    message = fault(space, TWO, "scheduler={kind: asha, metric: val/commit}")
+    assert "val/commit is no objective (val/traj, val/latent), so say" in message
+    message = fault(space, TWO, "scheduler={kind: asha, metric: val/latent, mode: min}")
+    assert "scheduler.mode: min, and the objective val/latent is to be max" in message
+    message = fault(space, "scheduler={kind: asha, mode: min}")
+    assert "give scheduler.metric with it" in message
+    message = fault(space, TWO, "scheduler={kind: asha, metric: val/latnet, mode: min}")
+    assert "scheduler.metric: no metric 'val/latnet' of a regression. Did you mean" in message
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "compared"),
+    [
+        ("{kind: none}", None),
+        ("{kind: asha, metric: val/latent}", Objective(metric="val/latent", mode="max")),
+        ("{kind: asha, metric: val/commit, mode: min}", Objective(metric="val/commit")),
+    ],
+)
+def test_several_objectives_load_with_a_scheduler_that_can_compare(
+    space: Path, scheduler: str, compared: Objective | None
+) -> None:
+    study = load_study(space, Regression(), [TWO, f"scheduler={scheduler}"])
+    assert [goal.metric for goal in study.goals] == ["val/traj", "val/latent"]
+    assert study.compared == compared
+    assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("objectives=[{metric: val/traj}]", "a single one is given as objective"),
+        ("objectives=[{metric: val/traj}, {metric: val/traj}]", "of different metrics"),
+        ("objectives=[{metric: val/traj}, {metirc: a}]", "Did you mean 'metric'"),
+    ],
+)
+def test_objectives_that_are_not_several_are_refused(
+    space: Path, change: str, message: str
+) -> None:
+    assert message in fault(space, change)
+
+
+def test_one_objective_and_several_at_once_are_refused(space: Path) -> None:
+    message = fault(space, TWO, "objective.metric=val/traj")
+    assert "objective for one or objectives for several, not both" in message
 
 
 def test_a_misspelt_objective_or_guarded_metric_is_answered_with_the_right_one(space: Path) -> None:
@@ -130,6 +292,20 @@ def test_a_sample_lies_in_its_space(seed: int, low: float, factor: float) -> Non
     assert Parameter(choice=(3, "all", True)).holds(
         Parameter(choice=(3, "all", True)).sample(random)
     )
+
+
+@given(factor=st.floats(1.2, 5), grace=st.integers(1, 6), data=st.data())
+def test_every_rung_is_passed_once_by_a_run_that_reports_every_epoch(factor, grace, data) -> None:
+    asha = ASHA(grace_epochs=grace, reduction_factor=factor)
+    passed = [asha.passed(after=epoch - 1, epoch=epoch) for epoch in range(1, 40)]
+    assert [rung for rung in passed if rung is not None] == list(asha.rungs(40))
+    gaps = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+    before = 0
+    for gap in gaps:
+        rung = asha.passed(after=before, epoch=before + gap)
+        between = [r for r in asha.rungs(200) if before < r <= before + gap]
+        assert rung == max(between, default=None)
+        before += gap
 
 
 def test_rungs_are_powers_of_the_factor_before_the_last_epoch() -> None:

@@ -7,7 +7,7 @@ idempotent by (trial, epoch): what a restarted trial tells again changes nothing
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from spinlock.search.rules import Stop, judge
 from spinlock.search.space import Study
 
 Listener = Callable[[Event, Ledger], None]
+Reporting = Callable[[Trial], Sequence[int]]
+"""The epochs after which a trial reports when nothing ends it, in order."""
 # What may change between the sessions of one search: nothing that a decision depends on.
 _FREE = ("trials", "retries", "resources.")
 
@@ -40,11 +42,11 @@ _FREE = ("trials", "retries", "resources.")
 class Book:
     """Log and ledger of one experiment directory. Pickles without its listeners."""
 
-    def __init__(self, experiment: Path, ledger: Ledger, epochs: Callable[[Trial], int]) -> None:
+    def __init__(self, experiment: Path, ledger: Ledger, reporting: Reporting) -> None:
         self.experiment = experiment
         self.ledger = ledger
         self.listeners: list[Listener] = []
-        self._epochs = epochs
+        self._reporting = reporting
         self._log = EventLog(experiment / EVENTS)
 
     @classmethod
@@ -55,15 +57,14 @@ class Book:
         *,
         trainable: str,
         facts: Mapping[str, Any],
-        epochs: Callable[[Trial], int],
+        reporting: Reporting,
         resume: bool,
     ) -> "Book":
-        """Begin a search in `experiment`, or take it up again. `epochs` tells a trial's length.
+        """Begin a search in `experiment`, or take it up again.
 
         Raises SearchError when there is a search and `resume` is not asked for, or when the
         study or what it stands on differs from what was begun.
         """
-        dump = study.model_dump(mode="json")
         if (experiment / EVENTS).is_file() and read_ledger(experiment).opened is not None:
             ledger = read_ledger(experiment)
             if not resume:
@@ -71,11 +72,12 @@ class Book:
                     f"{experiment}: a search of {len(ledger.trials)} trials stands here. "
                     "Add --resume to go on with it, or choose another --experiment."
                 )
-            _refuse_changes(experiment, ledger, dump, trainable, facts)
-            book = cls(experiment, ledger, epochs)
+            _refuse_changes(experiment, ledger, study, trainable, facts)
+            book = cls(experiment, ledger, reporting)
         else:
             experiment.mkdir(parents=True, exist_ok=True)
-            book = cls(experiment, Ledger(), epochs)
+            book = cls(experiment, Ledger(), reporting)
+            dump = study.model_dump(mode="json")
             book._write(
                 StudyOpened(time=time.time(), trainable=trainable, study=dump, facts=dict(facts))
             )
@@ -104,17 +106,24 @@ class Book:
     def report(
         self, number: int, epoch: int, metrics: Mapping[str, float], stop: Stop | None
     ) -> Verdict | None:
-        """Judge and record an epoch; the verdict on the trial, if it has one by now.
+        """Judge and record a report; the verdict on the trial, if it has one by now.
 
         An epoch that is already in the book, or that comes after the verdict, is passed over.
+        One that is not the next due fails the trial, since a report was lost; a stop may come
+        before the next is due.
         """
         trial = self.ledger.trials[number]
         if trial.verdict is not None or epoch <= trial.epochs:
             return trial.verdict
-        if epoch != trial.epochs + 1:
-            self.fail(number, f"epoch {epoch} was reported after epoch {trial.epochs}")
+        reporting = self._reporting(trial)
+        due = next((e for e in reporting if e > trial.epochs), reporting[-1])
+        if epoch > due or (epoch < due and stop is None):
+            self.fail(
+                number,
+                f"epoch {epoch} was reported after epoch {trial.epochs}, and {due} was due",
+            )
             return trial.verdict
-        verdict = judge(self.ledger, trial, metrics, stop, epochs=self._epochs(trial))
+        verdict = judge(self.ledger, trial, epoch, metrics, stop, epochs=reporting[-1])
         self._write(
             Reported(
                 time=time.time(), trial=number, epoch=epoch, metrics=dict(metrics), verdict=verdict
@@ -152,13 +161,15 @@ class Book:
 
 
 def _refuse_changes(
-    experiment: Path, ledger: Ledger, dump: dict[str, Any], trainable: str, facts: Mapping[str, Any]
+    experiment: Path, ledger: Ledger, study: Study, trainable: str, facts: Mapping[str, Any]
 ) -> None:
     opened = ledger.opened
     if opened is None:
         raise TypeError("a ledger without its study has nothing to compare")
-    before = dotted({"trainable": opened.trainable, **opened.study, "facts": opened.facts})
-    now = dotted({"trainable": trainable, **dump, "facts": dict(facts)})
+    # Read back, so that keys which a newer version has added stand with their defaults.
+    then = Study.model_validate(opened.study)
+    before = dotted({"trainable": opened.trainable, **_settings(then), "facts": opened.facts})
+    now = dotted({"trainable": trainable, **_settings(study), "facts": dict(facts)})
     changed = [
         f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}"
         for key in dict.fromkeys([*before, *now])
@@ -171,9 +182,17 @@ def _refuse_changes(
             + "\nPut these back, or begin anew under another --experiment. Only trials, retries "
             "and resources may change."
         )
-    asked = dump["trials"]
+    asked = study.trials
     if asked < len(ledger.trials):
         raise SearchError(
             f"{experiment}: {len(ledger.trials)} trials have begun, more than the {asked} asked "
             "for now. Ask for as many or more."
         )
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """A study's keys, its objectives in one form whether the file gave one, several or none."""
+    goals = [goal.model_dump() for goal in study.goals]
+    return study.model_dump(mode="json", exclude={"objective", "objectives"}) | {
+        "objective": goals[0] if len(goals) == 1 else goals
+    }

@@ -11,7 +11,7 @@ from typing import Any
 
 from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, replace
 from spinlock.errors import ConfigError
-from spinlock.search.space import Study
+from spinlock.search.space import ASHA, Study
 from spinlock.search.trainable import Trainable
 
 
@@ -90,10 +90,8 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
                 (("space", key), f"space.{key}: no training setting. {nearest(key, known)}")
             )
         elif key in fixed:
-            reason = (
-                f"searched here and fixed to {fixed[key]!r} under training: keep one of the two"
-            )
-            faults.append((("space", key), f"space.{key}: {reason}."))
+            told = f"searched here and fixed to {fixed[key]!r} under training: keep one of the two"
+            faults.append((("space", key), f"space.{key}: {told}."))
     for index, point in enumerate(study.start):
         for key, value in point.items():
             at = f"start.{index}.{key}"
@@ -104,23 +102,74 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
                 message = f"{at}: {value!r} is outside the space, {study.space[key].extremes}."
                 faults.append((("start", index, key), message))
     for index, guard in enumerate(study.guards):
-        if guard.metric not in trainable.metrics:
-            hint = nearest(guard.metric, trainable.metrics)
+        reason = trainable.unsound(guard)
+        if reason is not None:
+            faults.append((("guards", index), f"guards.{index}: {reason}"))
+            continue
+        for metric in guard.watched:
+            if metric not in trainable.metrics:
+                message = (
+                    f"guards.{index}: {guard.kind} watches {metric}, which is not among the "
+                    f"metrics of a {trainable.name}. {nearest(metric, trainable.metrics)}"
+                )
+                faults.append((("guards", index), message))
+    return faults + _objective_faults(study, trainable)
+
+
+def _objective_faults(
+    study: Study, trainable: Trainable
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with the metrics by which trials are compared."""
+    faults: list[tuple[tuple[str | int, ...], str]] = []
+    ranking: dict[tuple[str | int, ...], str] = (
+        {("objectives", i, "metric"): goal.metric for i, goal in enumerate(study.objectives)}
+        if study.objectives
+        else {("objective", "metric"): study.goals[0].metric}
+    )
+    scheduler = study.scheduler
+    if isinstance(scheduler, ASHA):
+        if scheduler.metric is not None:
+            ranking["scheduler", "metric"] = scheduler.metric
+        faults += _rung_faults(study, scheduler)
+    for path, metric in ranking.items():
+        named = ".".join(map(str, path))
+        weights = [key for key in study.space if key in trainable.weighed.get(metric, ())]
+        if weights:
+            free = [m for m in trainable.metrics if m.startswith(("val/", "quality/"))]
+            sound = [m for m in free if not {*trainable.weighed.get(m, ())} & study.space.keys()]
             message = (
-                f"guards.{index}: it watches no metric that is reported: {guard.metric}. {hint}"
+                f"{named}: {metric} is a sum that {' and '.join(weights)} weigh: it falls as the "
+                "weights fall, whatever the model learns. Choose one that no searched weight "
+                f"enters: {', '.join(sound)}."
             )
-            faults.append((("guards", index), message))
-    metric = study.objective.metric
-    weights = [key for key in study.space if key.rpartition(".")[2].startswith("lambda")]
-    if metric.rpartition("/")[2] == "total" and weights:
-        faults.append(
-            (
-                ("objective", "metric"),
-                f"objective.metric: {metric} is the sum that {' and '.join(weights)} weigh: it "
-                "falls as the weights fall, whatever the model learns. Choose val/traj.",
-            )
-        )
-    elif metric not in trainable.metrics:
-        hint = nearest(metric, trainable.metrics)
-        faults.append((("objective", "metric"), f"objective.metric: no metric '{metric}'. {hint}"))
+            faults.append((path, message))
+        elif metric not in trainable.metrics:
+            hint = nearest(metric, trainable.metrics)
+            message = f"{named}: no metric '{metric}' of a {trainable.name}. {hint}"
+            faults.append((path, message))
     return faults
+
+
+def _rung_faults(study: Study, asha: ASHA) -> list[tuple[tuple[str | int, ...], str]]:
+    """ASHA compares by one number with a direction, and it must be said which."""
+    named = ", ".join(goal.metric for goal in study.goals)
+    same = next((goal.mode for goal in study.goals if goal.metric == asha.metric), None)
+    if asha.metric is None and asha.mode is not None:
+        return [(("scheduler", "mode"), "scheduler.mode: give scheduler.metric with it.")]
+    if asha.metric is None and study.objectives:
+        message = (
+            f"scheduler: asha compares trials by one number, and there are {len(study.goals)} "
+            f"objectives ({named}). Name one as scheduler.metric, or let every trial run to its "
+            "end with scheduler: {kind: none}."
+        )
+        return [(("scheduler",), message)]
+    if asha.metric is not None and same is None and asha.mode is None:
+        message = (
+            f"scheduler.metric: {asha.metric} is no objective ({named}), so say whether it should "
+            "be small or large: scheduler.mode: min or max."
+        )
+        return [(("scheduler", "metric"), message)]
+    if same is not None and asha.mode not in (None, same):
+        message = f"scheduler.mode: {asha.mode}, and the objective {asha.metric} is to be {same}."
+        return [(("scheduler", "mode"), message)]
+    return []

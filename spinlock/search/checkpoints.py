@@ -1,7 +1,7 @@
 """The checkpoints of one trial, each with every report so far beside the trainer's state.
 
     <trial>/checkpoints/00003/trainer/      what Trainer.save wrote after epoch 3
-    <trial>/checkpoints/00003/reports.json  the reports of epochs 1 to 3
+    <trial>/checkpoints/00003/reports.json  the reports up to that of epoch 3
 
 Numbered directories appear whole by one rename, so a kill at any moment leaves an older one.
 Kept are the last two (should the newest be damaged) and the best; a search's best epoch is
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from spinlock.errors import ArtifactError, SearchError
 from spinlock.files import atomic_directory
+from spinlock.search.pareto import best_epoch
 from spinlock.search.rules import Stop
 from spinlock.search.space import Objective
 from spinlock.search.trainable import ReportLike, TrainerLike
@@ -55,14 +56,15 @@ def checkpoint_directory(trial: Path, epoch: int) -> Path:
 
 
 def save(
-    trial: Path, trainer: TrainerLike, reports: Sequence[Report], objective: Objective
+    trial: Path, trainer: TrainerLike, reports: Sequence[Report], objectives: Sequence[Objective]
 ) -> None:
     """Keep the trainer after the last of `reports`, and drop what is neither recent nor best."""
     epoch = reports[-1].epoch
     with atomic_directory(checkpoint_directory(trial, epoch)) as beside:
         trainer.save(beside / "trainer")
         (beside / "reports.json").write_text(json.dumps([_dump(r) for r in reports]))
-    keep = {epoch, epoch - 1, _best(reports, objective)}
+    best = best_epoch({report.epoch: report.metrics for report in reports}, objectives)
+    keep = {*(report.epoch for report in reports[-2:]), *(best[:1] if best else ())}
     for found in _epochs(trial):
         if found not in keep and found < epoch:
             shutil.rmtree(checkpoint_directory(trial, found))
@@ -112,17 +114,6 @@ def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
 def _epochs(trial: Path) -> list[int]:
     root = trial / "checkpoints"
     return sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
-
-
-def _best(reports: Sequence[Report], objective: Objective) -> int | None:
-    best: Report | None = None
-    for report in reports:
-        value = report.metrics.get(objective.metric, math.nan)
-        if math.isfinite(value) and (
-            best is None or objective.better(value, best.metrics[objective.metric])
-        ):
-            best = report
-    return None if best is None else best.epoch
 
 
 def _dump(report: Report) -> dict[str, object]:

@@ -38,13 +38,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial as it travels to whoever trains it. `acknowledged` epochs need not be told again."""
+    """A trial as it travels to whoever trains it. Up to `acknowledged` no epoch is told again."""
 
     number: int
     directory: Path
     training: dict[str, Any]
     acknowledged: int
-    objective: Objective
+    objectives: tuple[Objective, ...]
 
     def pack(self) -> dict[str, Any]:
         """As plain values, for Tune's config."""
@@ -53,7 +53,7 @@ class Assignment:
             "directory": str(self.directory),
             "training": self.training,
             "acknowledged": self.acknowledged,
-            "objective": self.objective.model_dump(),
+            "objectives": [objective.model_dump() for objective in self.objectives],
         }
 
     @classmethod
@@ -63,7 +63,7 @@ class Assignment:
             directory=Path(config["directory"]),
             training=config["training"],
             acknowledged=config["acknowledged"],
-            objective=Objective(**config["objective"]),
+            objectives=tuple(Objective(**objective) for objective in config["objectives"]),
         )
 
 
@@ -98,7 +98,7 @@ def reports(
             report = Report.of(epoch)
             history.append(report)
             if leads and (report.stop is None or report.stop.kind == "early_stopping"):
-                checkpoints.save(directory, trainer, history, assignment.objective)
+                checkpoints.save(directory, trainer, history, assignment.objectives)
             yield report
             if report.stop is not None:
                 return

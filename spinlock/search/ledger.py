@@ -1,20 +1,11 @@
-"""The state of a search, folded from its events, and its tables.
-
-trials.parquet   a row per trial: parameters, state, reason, epochs, best epoch and metrics
-epochs.parquet   a row per trial and epoch: every metric
-"""
+"""The state of a search, folded from its events."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spinlock.errors import SearchError
-from spinlock.files import atomic_file
 from spinlock.search.events import (
     Crashed,
     Ended,
@@ -30,29 +21,31 @@ from spinlock.search.events import (
     Verdict,
     read_events,
 )
-from spinlock.search.space import Objective, Study
+from spinlock.search.pareto import Scores, best_epoch
+from spinlock.search.space import ASHA, Objective, Study
 
 EVENTS = "events.jsonl"
 
 
 @dataclass
 class Trial:
-    """One trial so far. `history[e - 1]` holds the metrics of epoch e."""
+    """One trial so far. `history` holds the metrics of every epoch that reported, in order."""
 
     number: int
     parameters: dict[str, Scalar]
     suggested: float
     attempts: int = 0
     started: float | None = None
-    reported: float | None = None  # the first epoch
+    reported: float | None = None  # the first report
     ended: float | None = None
     crashes: list[str] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: dict[int, dict[str, float]] = field(default_factory=dict)
     verdict: Verdict | None = None
 
     @property
     def epochs(self) -> int:
-        return len(self.history)
+        """The last epoch that it reported; not each one before it need have."""
+        return max(self.history, default=0)
 
     def state(self, *, live: bool = True) -> State:
         """Where it stands; unfinished is RUNNING while the search is `live`, else INTERRUPTED."""
@@ -60,14 +53,12 @@ class Trial:
             return self.verdict.state
         return State.RUNNING if live else State.INTERRUPTED
 
-    def best(self, objective: Objective) -> tuple[int, float] | None:
-        """(epoch, value) of its best finite epoch, the first of equals; None if there is none."""
-        best: tuple[int, float] | None = None
-        for epoch, metrics in enumerate(self.history, start=1):
-            value = metrics.get(objective.metric, math.nan)
-            if math.isfinite(value) and (best is None or objective.better(value, best[1])):
-                best = epoch, value
-        return best
+    def best(self, objectives: Sequence[Objective]) -> tuple[int, Scores] | None:
+        """The epoch that it stands for and that one's scores; None before a finite one.
+
+        With one objective the best, the first of equals; with several see `best_epoch`.
+        """
+        return best_epoch(self.history, objectives)
 
 
 @dataclass
@@ -80,16 +71,17 @@ class Session:
 
 
 class Ledger:
-    """Fold of a log. `values[e]` are the objective's values at epoch e, in order of arrival.
+    """Fold of a log. `rungs[r]` are the compared values of the trials that passed rung r.
 
-    Only healthy trials stand in `values`: one that a guard, a NaN or memory ends is taken out of
-    every rung, so that it never again raises the bar for others (Determined's InvalidHP does so).
+    They stand in order of arrival, each from its trial's first report at or after the rung. Only
+    healthy trials: one that a guard, a NaN or memory ends is taken out of every rung, so that it
+    never again raises the bar for others (Determined's InvalidHP does so).
     """
 
     def __init__(self) -> None:
         self.opened: StudyOpened | None = None
         self.trials: dict[int, Trial] = {}
-        self.values: dict[int, dict[int, float]] = {}
+        self.rungs: dict[int, dict[int, float]] = {}
         self.sessions: list[Session] = []
         self._study: Study | None = None
 
@@ -135,15 +127,18 @@ class Ledger:
 
     def _report(self, event: Reported) -> None:
         trial = self._trial(event.trial)
-        if trial.verdict is not None or event.epoch != trial.epochs + 1:
+        if trial.verdict is not None or event.epoch <= trial.epochs:
             raise SearchError(
                 f"epoch {event.epoch} of trial {event.trial} cannot follow {trial.epochs} epochs."
             )
-        trial.history.append(event.metrics)
+        scheduler, compared = self.study.scheduler, self.study.compared
+        if isinstance(scheduler, ASHA) and compared is not None:
+            rung = scheduler.passed(after=trial.epochs, epoch=event.epoch)
+            value = event.metrics.get(compared.metric, math.nan)
+            if rung is not None and math.isfinite(value):
+                self.rungs.setdefault(rung, {})[event.trial] = value
+        trial.history[event.epoch] = event.metrics
         trial.reported = event.time if trial.reported is None else trial.reported
-        value = event.metrics.get(self.study.objective.metric, math.nan)
-        if math.isfinite(value):
-            self.values.setdefault(event.epoch, {})[event.trial] = value
         if event.verdict is not None:
             self._end(trial, event.verdict, event.time)
 
@@ -155,7 +150,7 @@ class Ledger:
     def _end(self, trial: Trial, verdict: Verdict, time: float) -> None:
         trial.verdict, trial.ended = verdict, time
         if verdict.state in (State.GUARDED, State.INFEASIBLE):
-            for values in self.values.values():
+            for values in self.rungs.values():
                 values.pop(trial.number, None)
 
 
@@ -173,60 +168,3 @@ def read_ledger(experiment: Path) -> Ledger:
     if not path.is_file():
         raise SearchError(f"{experiment}: no search has run here: there is no {EVENTS} in it.")
     return fold(read_events(path))
-
-
-def write_tables(ledger: Ledger, experiment: Path) -> None:
-    """Write trials.parquet and epochs.parquet, each in one step."""
-    for name, table in (("trials", trials_table(ledger)), ("epochs", epochs_table(ledger))):
-        with atomic_file(experiment / f"{name}.parquet") as path:
-            pq.write_table(table, path)
-
-
-def trials_table(ledger: Ledger) -> pa.Table:
-    """A row per trial; searched settings as `param/<path>`, the best epoch's as `best/<metric>`."""
-    live = bool(ledger.sessions) and ledger.sessions[-1].closed is None
-    rows: list[dict[str, Any]] = []
-    for trial in ledger.trials.values():
-        best = trial.best(ledger.study.objective)
-        row: dict[str, Any] = {
-            "trial": trial.number,
-            "state": str(trial.state(live=live)),
-            "rule": trial.verdict.rule if trial.verdict else None,
-            "reason": trial.verdict.sentence if trial.verdict else None,
-            "attempts": trial.attempts,
-            "epochs": trial.epochs,
-            "best_epoch": best[0] if best else None,
-            "value": best[1] if best else None,
-            "suggested": trial.suggested,
-            "started": trial.started,
-            "ended": trial.ended,
-        }
-        row |= {f"param/{key}": value for key, value in trial.parameters.items()}
-        if best is not None:
-            row |= {f"best/{key}": v for key, v in trial.history[best[0] - 1].items()}
-        rows.append(row)
-    return _table(rows)
-
-
-def epochs_table(ledger: Ledger) -> pa.Table:
-    """A row per trial and epoch with every metric that was reported."""
-    return _table(
-        [
-            {"trial": trial.number, "epoch": epoch, **metrics}
-            for trial in ledger.trials.values()
-            for epoch, metrics in enumerate(trial.history, start=1)
-        ]
-    )
-
-
-def _table(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> pa.Table:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
-
-
-def _column(values: list[Any]) -> pa.Array:
-    """One type per column: choices that mix numbers and words are kept as words."""
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) > 1 and not kinds <= {int, float}:
-        return pa.array([None if value is None else str(value) for value in values])
-    return pa.array([float(v) if kinds == {int, float} and v is not None else v for v in values])

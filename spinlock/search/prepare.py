@@ -1,25 +1,25 @@
 """From a space's file and what the command line gives to a study that can run.
 
 The study is checked as a whole before anything is made, so that a misspelt key is answered in
-a second; then a missing dataset and a missing tokenizer are made once and reused.
+a second; then what is missing is made once and reused: a dataset, a tokenizer for a NOA, the
+features for a VQ-VAE.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spinlock.config import dotted, parse, replace
 from spinlock.data import open_dataset
 from spinlock.files import own_directory
 from spinlock.progress import bar
 from spinlock.search.check import load_study
-from spinlock.search.noa import NOA
 from spinlock.search.space import Study
+from spinlock.search.trainable import Trainable
 from spinlock.training import prepare
-from spinlock.training.config import NOATraining
-from spinlock.training.inputs import open_inputs
+from spinlock.training.config import NOATraining, VQVAETraining
+from spinlock.training.trainer import Trainer
 from spinlock.vqvae import Tokenizer
 
 _LATER = Path("made-on-the-spot")
@@ -36,46 +36,53 @@ class Recipes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study with its files in place, the length of its runs, and what each part took."""
+    """A study with its files in place, and what making each of them took."""
 
     study: Study
-    epochs: int
     seconds: dict[str, float]
 
 
 def plan(
-    space: Path, overrides: Sequence[str], *, data: Path | None, tokenizer: Path | None
+    space: Path,
+    trainable: Trainable,
+    overrides: Sequence[str],
+    *,
+    files: Mapping[str, Path | None],
 ) -> Study:
-    """The study, checked; files that are still to be made stand in it as `made-on-the-spot`.
+    """The study, checked. `files` are training settings that name a file, with those given.
 
-    Files that are there already are held against every extreme of the space.
+    Files that are still to be made stand in it as `made-on-the-spot`. Files that are there
+    already are held against every extreme of the space.
     """
-    given = {"data.path": data, "tokenizer": tokenizer}
     study = load_study(
         space,
-        NOA(),
+        trainable,
         overrides,
-        fixed={key: str(path.resolve()) for key, path in given.items() if path is not None},
-        defaults={key: str(_LATER) for key in given},
+        fixed={key: str(path.resolve()) for key, path in files.items() if path is not None},
+        defaults={key: str(_LATER) for key in files},
     )
-    inspect(study)
+    inspect(study, trainable)
     return study
 
 
-def inspect(study: Study) -> None:
+def inspect(study: Study, trainable: Trainable) -> None:
     """Raise SpinlockError unless the files fit each other and every extreme of the space."""
     for point in study.extremes():
-        config = parse(NOATraining, study.configuration(point), where=study.name)
-        if config.tokenizer == _LATER:
+        config = parse(trainable.model, study.configuration(point), where=study.name)
+        if isinstance(config, NOATraining) and config.tokenizer == _LATER:
             config = config.model_copy(update={"tokenizer": None})
+        if not isinstance(config, NOATraining | VQVAETraining):
+            raise TypeError(f"{type(config).__name__} names no files")
         if config.data.path != _LATER:
-            open_inputs(config)
-        elif config.tokenizer is not None:
+            trainable.facts(config)
+        elif isinstance(config, NOATraining) and config.tokenizer is not None:
             Tokenizer.load(config.tokenizer)
 
 
-def fulfil(study: Study, recipes: Recipes, say: Callable[[str], None]) -> Prepared:
-    """Make what is missing: a dataset by its recipe, then a tokenizer of the dataset.
+def fulfil(
+    study: Study, trainable: Trainable, recipes: Recipes, say: Callable[[str], None]
+) -> Prepared:
+    """Make what is missing: a dataset by its recipe, then what is learnt or computed from it.
 
     Paths are made absolute: trials run in directories of their own.
     """
@@ -93,15 +100,19 @@ def fulfil(study: Study, recipes: Recipes, say: Callable[[str], None]) -> Prepar
     if training["data.path"] == str(_LATER):
         training["data.path"] = made("dataset", lambda: _dataset(recipes))
     training["data.path"] = str(Path(training["data.path"]).resolve())
-    base = _base(study, training)
-    _verify(base.data.path, recipes.artifacts, say)
-    if training["tokenizer"] == str(_LATER):
-        training["tokenizer"] = made("tokenizer", lambda: _tokenizer(recipes, base))
-    if training["tokenizer"] is not None:
-        training["tokenizer"] = str(Path(training["tokenizer"]).resolve())
+    base = parse(trainable.model, replace(replace({}, training), study.corner), where=study.name)
+    _verify(Path(training["data.path"]), recipes.artifacts, say)
+    if isinstance(base, NOATraining):
+        if training["tokenizer"] == str(_LATER):
+            training["tokenizer"] = made("tokenizer", lambda: _tokenizer(recipes, base))
+        if training["tokenizer"] is not None:
+            training["tokenizer"] = str(Path(training["tokenizer"]).resolve())
+    if isinstance(base, VQVAETraining):
+        cache = base.features_cache or recipes.artifacts / "features"
+        training["features_cache"] = made("features", lambda: _features(cache.resolve(), base))
     ready = study.model_copy(update={"training": replace({}, training)})
-    inspect(ready)
-    return Prepared(ready, base.epochs, seconds)
+    inspect(ready, trainable)
+    return Prepared(ready, seconds)
 
 
 def _verify(data: Path, artifacts: Path, say: Callable[[str], None]) -> None:
@@ -138,6 +149,11 @@ def _tokenizer(recipes: Recipes, base: NOATraining) -> Path:
         )
 
 
-def _base(study: Study, training: Mapping[str, Any]) -> NOATraining:
-    """The training at one corner of the space, with `training` settings."""
-    return parse(NOATraining, replace(replace({}, training), study.corner), where=study.name)
+def _features(cache: Path, base: VQVAETraining) -> Path:
+    """Compute the features once, for all trials to read; a run that could not start says so here.
+
+    Trials that search the features' own settings compute theirs, each setting once.
+    """
+    Trainer(base.model_copy(update={"features_cache": cache}))
+    cache.mkdir(parents=True, exist_ok=True)  # stays empty where the file stores its features
+    return cache

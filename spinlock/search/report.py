@@ -1,6 +1,6 @@
 """What a person sees of a search: a live table on a terminal, plain lines elsewhere, a summary."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from spinlock.config import as_yaml, dotted, parse, replace
 from spinlock.search.events import (
     Crashed,
     Ended,
@@ -22,8 +21,7 @@ from spinlock.search.events import (
     Suggested,
 )
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.space import ASHA, Study
-from spinlock.search.trainable import Trainable
+from spinlock.search.ranking import leaders, ranked
 
 _COLOURS = {
     State.RUNNING: "cyan",
@@ -34,15 +32,14 @@ _COLOURS = {
     State.FAILED: "bold red",
     State.INTERRUPTED: "dim",
 }
-_COLUMNS = ("val/traj", "val/commit", "val/latent")
 _SHOWN, _WIDE, _DIGITS = 24, 120, 6  # 0.0123 has six characters
 
 
 class Progress:
     """Listens to the book and shows the search while it runs."""
 
-    def __init__(self, console: Console, *, epochs: int) -> None:
-        self._console, self._epochs = console, epochs
+    def __init__(self, console: Console, *, columns: Sequence[str], epochs: int) -> None:
+        self._console, self._columns, self._epochs = console, columns, epochs
         self._live: Live | None = None
 
     def __enter__(self) -> "Progress":
@@ -64,7 +61,9 @@ class Progress:
         """Show what has changed."""
         if self._live is not None:
             wide = self._console.width >= _WIDE
-            self._live.update(table(ledger, epochs=self._epochs, newest=_SHOWN, wide=wide))
+            self._live.update(
+                table(ledger, self._columns, epochs=self._epochs, newest=_SHOWN, wide=wide)
+            )
             return
         match event:
             case Suggested():
@@ -75,10 +74,8 @@ class Progress:
             case Crashed():
                 line = f"trial {event.trial}: crashed: {event.reason}"
             case Reported():
-                shown = [
-                    m for m in (*_COLUMNS, ledger.study.objective.metric) if m in event.metrics
-                ]
-                values = " ".join(f"{m} {event.metrics[m]:.4g}" for m in dict.fromkeys(shown))
+                shown = [m for m in _metrics(ledger, self._columns) if m in event.metrics]
+                values = " ".join(f"{m} {event.metrics[m]:.4g}" for m in shown)
                 line = f"trial {event.trial}: epoch {event.epoch}/{self._epochs} {values}"
                 if event.verdict is not None:
                     line += f" {event.verdict.state}: {event.verdict.sentence}"
@@ -90,27 +87,36 @@ class Progress:
 
 
 def table(
-    ledger: Ledger, *, epochs: int, newest: int | None = None, live: bool = True, wide: bool = True
+    ledger: Ledger,
+    columns: Sequence[str],
+    *,
+    epochs: int,
+    newest: int | None = None,
+    live: bool = True,
+    wide: bool = True,
 ) -> Table:
     """The trials as a table; with `newest`, the best and the latest that fit.
 
-    A `wide` one has the sentences of the verdicts, else the rule stands for its sentence.
+    A star marks the best trial, or the Pareto front. Beside the objectives stand the metrics in
+    `columns`. A `wide` table has the sentences of the verdicts, else the rule stands for its
+    sentence.
     """
     study = ledger.study
     result = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     result.title = f"{study.name}: {_counts(ledger, live=live)}"
-    metrics = list(dict.fromkeys([study.objective.metric, *_COLUMNS]))
+    metrics = _metrics(ledger, columns)
     searched = [key.rpartition(".")[2].replace("lambda", "λ") for key in study.space]
-    for name in ["#", *searched, "epoch", *(m.removeprefix("val/") for m in metrics)]:
+    names = [m.removeprefix("val/").removeprefix("quality/") for m in metrics]
+    for name in ["#", *searched, "epoch", *names]:
         lines = name.split("_")
         width = max(_DIGITS, *map(len, lines)) if name != "#" else 3
         result.add_column("\n".join(lines), justify="right", no_wrap=True, min_width=width)
     result.add_column("state", no_wrap=True, overflow="ellipsis")
-    best = ranked(ledger)[:1]
+    best = leaders(ledger)
     for trial in _chosen(ledger, newest):
         state = trial.state(live=live)
-        at = trial.best(study.objective)
-        shown = trial.history[at[0] - 1] if at else (trial.history[-1] if trial.history else {})
+        at = trial.best(study.goals)
+        shown = trial.history[at[0] if at else trial.epochs] if trial.history else {}
         verdict = trial.verdict
         why = ""
         if verdict is not None and (wide or state != State.COMPLETED):
@@ -125,25 +131,22 @@ def table(
     return result
 
 
-def ranked(ledger: Ledger) -> list[Trial]:
-    """Trials by their best epoch: those that completed, or if none did, any healthy one."""
-    objective = ledger.study.objective
-    scored = [(at[1], t) for t in ledger.trials.values() if (at := t.best(objective)) is not None]
-    scored.sort(key=lambda pair: pair[0], reverse=objective.mode == "max")
-    done = [t for _, t in scored if t.state() == State.COMPLETED]
-    return done or [t for _, t in scored if t.state() in (State.PRUNED, State.RUNNING)]
-
-
 def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
-    """The search in lines: the best, the next best, who was stopped by what, what it cost."""
+    """The search in lines: the best, the next best, who was stopped by what, what it cost.
+
+    With several objectives the whole Pareto front stands in place of the best.
+    """
     study, lines = ledger.study, list[str]()
-    metric = study.objective.metric
-    for place, trial in enumerate(ranked(ledger)[:top]):
-        at = trial.best(study.objective)
+    several = bool(study.objectives)
+    for place, trial in enumerate(leaders(ledger) if several else ranked(ledger)[:top]):
+        at = trial.best(study.goals)
         if at is not None:
-            name = "best " if place == 0 else f"{place + 1}.   "
+            name = "front" if several else "best " if place == 0 else f"{place + 1}.   "
+            scored = ", ".join(
+                f"{goal.metric} {score:.4g}" for goal, score in zip(study.goals, at[1], strict=True)
+            )
             lines.append(
-                f"{name} trial {trial.number}: {metric} {at[1]:.4g} at epoch {at[0]} "
+                f"{name} trial {trial.number}: {scored} at epoch {at[0]} "
                 f"with {settings(trial.parameters)}"
             )
     if not lines:
@@ -174,12 +177,17 @@ def value(setting: Scalar) -> str:
     return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
 
 
+def _metrics(ledger: Ledger, columns: Sequence[str]) -> list[str]:
+    """The objectives and, beside them, `columns`; each once."""
+    return list(dict.fromkeys([*(goal.metric for goal in ledger.study.goals), *columns]))
+
+
 def _times(ledger: Ledger) -> str:
     """Wall time, and over all trials what starting and training took."""
     wall = sum(session.last - session.opened for session in ledger.sessions)
     training, starting = 0.0, 0.0
     for trial in ledger.trials.values():
-        seconds = [metrics.get("seconds", 0.0) for metrics in trial.history]
+        seconds = [metrics.get("seconds", 0.0) for metrics in trial.history.values()]
         training += sum(seconds)
         if trial.started is not None and trial.reported is not None and seconds:
             starting += max(0.0, trial.reported - trial.started - seconds[0])
@@ -212,10 +220,15 @@ def _chosen(ledger: Ledger, newest: int | None) -> Iterable[Trial]:
 
 
 def show_result(
-    console: Console, ledger: Ledger, *, epochs: int, parts: Mapping[str, float]
+    console: Console,
+    ledger: Ledger,
+    columns: Sequence[str],
+    *,
+    epochs: int,
+    parts: Mapping[str, float],
 ) -> None:
     """Print the final table, the summary, and how the time was spent; `parts` came before."""
-    console.print(table(ledger, epochs=epochs, live=False, wide=False))
+    console.print(table(ledger, columns, epochs=epochs, live=False, wide=False))
     for trial in ledger.trials.values():
         if trial.verdict is not None and trial.state() != State.COMPLETED:
             line = f"trial {trial.number}: {trial.verdict.sentence}"
@@ -225,21 +238,3 @@ def show_result(
     if parts:
         shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
         console.print(f"before  {shown}", highlight=False)
-
-
-def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: int = 3) -> None:
-    """Print the study with every default filled in, and points as a searcher might draw them."""
-    points = study.sample(samples)
-    config = parse(trainable.model, study.configuration(points[0]), where=study.name)
-    fixed = {k: v for k, v in dotted(config.model_dump(mode="json")).items() if k not in points[0]}
-    resolved = study.model_dump(mode="json", exclude_none=True) | {"training": replace({}, fixed)}
-    console.print(as_yaml(resolved), highlight=False, markup=False, soft_wrap=True)
-    for index, point in enumerate(points, start=1):
-        parse(trainable.model, study.configuration(point), where=f"sample {index}")
-        console.print(f"sample {index}: {settings(point)}", highlight=False, soft_wrap=True)
-    epochs = trainable.epochs(config)
-    if isinstance(study.scheduler, ASHA):
-        rungs = ", ".join(map(str, study.scheduler.rungs(epochs))) or "no epoch"
-        console.print(f"{epochs} epochs a trial; compared with others after {rungs}.")
-    begin = f"{len(study.start)} start points, then " if study.start else ""
-    console.print(f"{study.trials} trials: {begin}{study.searcher.kind}. Nothing was trained.")

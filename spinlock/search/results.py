@@ -16,7 +16,8 @@ from spinlock.errors import ArtifactError, SearchError
 from spinlock.search.checkpoints import checkpoint_directory, trial_directory
 from spinlock.search.events import Scalar
 from spinlock.search.ledger import Ledger, read_ledger
-from spinlock.search.report import ranked
+from spinlock.search.pareto import Scores
+from spinlock.search.ranking import leaders
 from spinlock.search.trainable import Trainable
 
 # Two evaluations of one model differ by the order of floating-point sums: other batch sizes,
@@ -26,11 +27,11 @@ ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Best:
-    """The winning epoch of a trial."""
+    """The epoch that a trial stands for, and its score on each objective."""
 
     trial: int
     epoch: int
-    value: float
+    scores: Scores
     parameters: dict[str, Scalar]
     metrics: dict[str, float]
     checkpoint: Path
@@ -55,20 +56,28 @@ class Exported:
 
 
 def best(experiment: Path, *, trial: int | None = None) -> Best:
-    """The best epoch of the search, or of one `trial`. Raises SearchError if there is none."""
+    """The best epoch of the search, or of one `trial`.
+
+    Raises SearchError if there is none, or if several objectives leave the choice to the user.
+    """
     ledger = read_ledger(experiment)
     if trial is not None and trial not in ledger.trials:
         raise SearchError(f"{experiment}: there is no trial {trial} among {len(ledger.trials)}.")
-    candidates = [ledger.trials[trial]] if trial is not None else ranked(ledger)
+    candidates = [ledger.trials[trial]] if trial is not None else leaders(ledger)
+    if len(candidates) > 1:
+        raise SearchError(
+            f"{experiment}: its objectives have no single best trial. Choose one of the Pareto "
+            f"front with --trial: {', '.join(str(c.number) for c in candidates)}."
+        )
     for candidate in candidates:
-        at = candidate.best(ledger.study.objective)
+        at = candidate.best(ledger.study.goals)
         if at is not None:
             return Best(
                 trial=candidate.number,
                 epoch=at[0],
-                value=at[1],
+                scores=at[1],
                 parameters=candidate.parameters,
-                metrics=candidate.history[at[0] - 1],
+                metrics=candidate.history[at[0]],
                 checkpoint=checkpoint_directory(
                     trial_directory(experiment, candidate.number), at[0]
                 ),
@@ -113,16 +122,16 @@ def export(
     )
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         measured = fresh.submit(trainable.evaluate, out).result()
-    recorded = {n: v for n, v in found.metrics.items() if n.startswith("val/") and n in measured}
+    recorded = {n: v for n, v in found.metrics.items() if _of_the_model(n) and n in measured}
     exported = Exported(out, found, recorded, measured)
     _require_equal(exported, ledger)
     return exported
 
 
 def _require_equal(exported: Exported, ledger: Ledger) -> None:
-    metric = ledger.study.objective.metric
-    if metric.startswith("val/") and metric not in exported.measured:
-        raise ArtifactError(f"{exported.path}: evaluating it gave no {metric}.")
+    for goal in ledger.study.goals:
+        if _of_the_model(goal.metric) and goal.metric not in exported.measured:
+            raise ArtifactError(f"{exported.path}: evaluating it gave no {goal.metric}.")
     worst = [
         f"{name}: {value:.8g} recorded, {exported.measured[name]:.8g} now"
         for name, value in exported.recorded.items()
@@ -134,6 +143,11 @@ def _require_equal(exported: Exported, ledger: Ledger) -> None:
             + "; ".join(worst)
             + ". Have the data or the tokenizer changed since?"
         )
+
+
+def _of_the_model(metric: str) -> bool:
+    """Whether the metric is a property of a model and held-out data, and so to be had again."""
+    return metric.startswith(("val/", "quality/"))
 
 
 def _difference(recorded: float, measured: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from spinlock.search.events import State, Verdict
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.space import ASHA, Study
+from spinlock.search.space import ASHA, Objective
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,35 @@ class Stop:
 def judge(
     ledger: Ledger,
     trial: Trial,
+    epoch: int,
     metrics: Mapping[str, float],
     stop: Stop | None,
     *,
     epochs: int,
 ) -> Verdict | None:
-    """The verdict on `trial` after its next epoch reported `metrics`; None: it goes on.
+    """The verdict on `trial` after its next report, of `metrics` at `epoch`; None: it goes on.
 
     `epochs` is the length of the whole run. A trial that ends by itself is told so before it is
     compared; one that a guard or a NaN ends is compared with nobody.
     """
-    study, epoch = ledger.study, trial.epochs + 1
-    metric = study.objective.metric
+    study = ledger.study
+    needed = {goal.metric for goal in (*study.goals, study.compared) if goal is not None}
     at = {"epoch": float(epoch)}
     if stop is not None and stop.kind in ("nonfinite", "memory"):
         return Verdict(
             state=State.INFEASIBLE, rule=stop.kind, sentence=_sentence(stop.sentence), numbers=at
         )
-    if metric not in metrics:
+    missing = sorted(needed - metrics.keys())
+    if missing:
         found = ", ".join(sorted(metrics)) or "nothing"
-        sentence = f"epoch {epoch} reported no {metric}, but {found}"
+        sentence = f"epoch {epoch} reported no {' and no '.join(missing)}, but {found}"
         return Verdict(state=State.FAILED, rule="no_metric", sentence=sentence, numbers=at)
     for name, value in metrics.items():
-        if name.startswith(("train/", "val/")) and not math.isfinite(value):
+        judged = name in needed or name.startswith(("train/", "val/"))
+        if judged and not math.isfinite(value):
             sentence = f"{name} is {value} at epoch {epoch}"
             return Verdict(state=State.INFEASIBLE, rule="nonfinite", sentence=sentence, numbers=at)
-    history = [*trial.history, metrics]
+    history = {**trial.history, epoch: metrics}
     for guard in study.guards:
         reason = guard.check(history)
         if reason is not None:
@@ -63,27 +66,29 @@ def judge(
     if epoch >= epochs:
         sentence = f"ran all {epochs} epochs"
         return Verdict(state=State.COMPLETED, rule="completed", sentence=sentence, numbers=at)
-    if isinstance(study.scheduler, ASHA) and epoch in study.scheduler.rungs(epochs):
-        return _compare(
-            study, study.scheduler, ledger.values.get(epoch, {}), epoch, metrics[metric]
-        )
+    if isinstance(study.scheduler, ASHA) and study.compared is not None:
+        rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
+        if rung is not None:
+            value = metrics[study.compared.metric]
+            before = ledger.rungs.get(rung, {})
+            return _compare(study.compared, study.scheduler, before, epoch, value)
     return None
 
 
 def _compare(
-    study: Study, asha: ASHA, before: Mapping[int, float], epoch: int, value: float
+    objective: Objective, asha: ASHA, before: Mapping[int, float], epoch: int, value: float
 ) -> Verdict | None:
     """ASHA at a rung: stop unless among the best 1/factor of those that came `before`."""
     if not before:
         return None
     # As rewards, larger being better: Ray's own arithmetic, equal to the last bit.
-    sign = -1.0 if study.objective.mode == "min" else 1.0
+    sign = -1.0 if objective.mode == "min" else 1.0
     rewards = [sign * other for other in before.values()]
     cut = sign * float(np.percentile(rewards, (1 - 1 / asha.reduction_factor) * 100))
-    if not study.objective.better(cut, value):
+    if not objective.better(cut, value):
         return None
     sentence = (
-        f"ASHA: {study.objective.metric} {value:.4g} at epoch {epoch} is not among the best "
+        f"ASHA: {objective.metric} {value:.4g} at epoch {epoch} is not among the best "
         f"1/{asha.reduction_factor:g} of {len(before) + 1} (cut {cut:.4g})"
     )
     numbers = {"epoch": epoch, "value": value, "cut": cut, "compared": len(before) + 1}

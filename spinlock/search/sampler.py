@@ -6,6 +6,10 @@
     FAILED               FAIL, which samplers pass over: nothing was learned about the point
 
 A point that made a NaN or ran out of memory is never FAIL: samplers would propose it again.
+With several objectives COMPLETE has a value for each, and there are no intermediate values:
+Optuna 5 refuses them. PRUNED without one is ranked by TPE behind everything that completed, and a
+violated constraint behind that, as with one objective; NSGA-II would pass over both, so it would
+propose points again that do not fit into memory, and is not offered.
 The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
 log stays the master, and `Sampler.open` brings the study into line with it.
 
@@ -48,7 +52,7 @@ class Sampler:
         self._space = {key: distribution(p) for key, p in settings.space.items()}
         self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
         self._open: dict[int, OptunaTrial] = {}
-        self._told: dict[int, int] = {}  # epochs reported, by trial
+        self._told: dict[int, int] = {}  # the last epoch reported, by trial
 
     @classmethod
     def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
@@ -93,12 +97,8 @@ class Sampler:
         mine = self._open.get(trial.number)
         if mine is None:
             return
-        metric = self._settings.objective.metric
-        for epoch in range(self._told.get(trial.number, 0) + 1, trial.epochs + 1):
-            value = trial.history[epoch - 1].get(metric, math.nan)
-            if math.isfinite(value):
-                mine.report(value, step=epoch)
-            self._told[trial.number] = epoch
+        if not self._settings.objectives:
+            self._report(mine, trial)
         if trial.verdict is None:
             return
         mine.set_user_attr("state", str(trial.verdict.state))
@@ -110,11 +110,11 @@ class Sampler:
                 self.study.tell(mine, state=TrialState.FAIL)
             case State.COMPLETED:
                 self._constrain(mine, violated=None)
-                best = trial.best(self._settings.objective)
+                best = trial.best(self._settings.goals)
                 if best is None:
                     raise RuntimeError(f"trial {trial.number} completed without a finite value")
                 mine.set_user_attr("best_epoch", best[0])
-                self.study.tell(mine, best[1])
+                self.study.tell(mine, list(best[1]))
             case State.PRUNED:
                 self._constrain(mine, violated=None)
                 self.study.tell(mine, state=TrialState.PRUNED)
@@ -126,6 +126,17 @@ class Sampler:
             case _:
                 assert_never(trial.verdict.state)
         del self._open[trial.number]
+
+    def _report(self, mine: OptunaTrial, trial: Trial) -> None:
+        """Intermediate values: the objective after each epoch that Optuna has not heard of."""
+        (goal,) = self._settings.goals
+        for epoch, metrics in trial.history.items():
+            if epoch <= self._told.get(trial.number, 0):
+                continue
+            value = metrics.get(goal.metric, math.nan)
+            if math.isfinite(value):
+                mine.report(value, step=epoch)
+            self._told[trial.number] = epoch
 
     def _constrain(self, trial: OptunaTrial, *, violated: str | None) -> None:
         known = self.study.get_trials(deepcopy=False)[trial.number].constraints
@@ -166,7 +177,7 @@ def _study(path: Path, settings: Study) -> optuna.Study:
     return optuna.create_study(
         study_name=settings.name,
         storage=storage,
-        direction="minimize" if settings.objective.mode == "min" else "maximize",
+        directions=["minimize" if g.mode == "min" else "maximize" for g in settings.goals],
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )

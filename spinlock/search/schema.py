@@ -1,18 +1,19 @@
 """The JSON schema of a study, so that an editor completes and checks a space as it is typed.
 
-`python -m spinlock.search.schema > search_spaces/study.schema.json` writes the shipped one; the
+`python -m spinlock.search.schema noa > search_spaces/noa.schema.json` writes a shipped one; the
 first line of a space names it for editors that read YAML's language server.
 """
 
 import json
+import sys
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from spinlock.config import known_paths
-from spinlock.search.noa import NOA
 from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
+from spinlock.search.trainables import TRAINABLES
 
 
 def study_schema(trainable: Trainable) -> dict[str, Any]:
@@ -33,4 +34,4 @@ def study_schema(trainable: Trainable) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(study_schema(NOA()), indent=1))
+    print(json.dumps(study_schema(TRAINABLES[sys.argv[1]]), indent=1))

@@ -77,7 +77,7 @@ class Parameter(Config):
 
 
 class Objective(Config):
-    """The metric by which trials are ranked; its best epoch counts."""
+    """A metric by which trials are ranked; a trial counts by its best epoch."""
 
     metric: str = "val/traj"
     mode: Literal["min", "max"] = "min"
@@ -133,12 +133,15 @@ class ASHA(Config):
 
     At a rung a trial goes on if it is among the best 1/`reduction_factor` of those that came
     before it there (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020; the
-    stopping form, with Ray's interpolated cut). The first at a rung always goes on.
+    stopping form, with Ray's interpolated cut). The first at a rung always goes on. Compared is
+    the objective, or `metric`: with several objectives one number must be named.
     """
 
     kind: Literal["asha"] = "asha"
     grace_epochs: int = Field(1, ge=1)
     reduction_factor: float = Field(3.0, gt=1)
+    metric: str | None = None
+    mode: Literal["min", "max"] | None = None  # None: that of the objective of this metric
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The epochs before the last at which trials are compared."""
@@ -147,6 +150,13 @@ class ASHA(Config):
             rungs.append(round(at))
             at *= self.reduction_factor
         return tuple(dict.fromkeys(rungs))
+
+    def passed(self, *, after: int, epoch: int) -> int | None:
+        """The highest rung that a run at `epoch` has passed since epoch `after`, if any.
+
+        Runs that do not report every epoch are compared at their first report at or after a rung.
+        """
+        return max((r for r in self.rungs(epoch + 1) if r > after), default=None)
 
 
 class NoScheduler(Config):
@@ -161,7 +171,8 @@ class Study(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(0, ge=0)
     trials: int = Field(ge=1)
-    objective: Objective = Objective()
+    objective: Objective | None = None  # None: val/traj, unless there are objectives
+    objectives: tuple[Objective, ...] = ()  # several in place of one
     resources: Resources = Resources()
     searcher: Annotated[TPE | Random, Field(discriminator="kind")] = TPE()
     scheduler: Annotated[ASHA | NoScheduler, Field(discriminator="kind")] = ASHA()
@@ -170,6 +181,34 @@ class Study(Config):
     training: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Parameter] = Field(min_length=1)
     start: tuple[dict[str, Scalar], ...] = ()  # points tried first
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "Study":
+        named = [objective.metric for objective in self.objectives]
+        if self.objective is not None and named:
+            raise ValueError("give objective for one or objectives for several, not both")
+        if len(named) == 1:
+            raise ValueError("objectives are several: a single one is given as objective")
+        if len(set(named)) < len(named):
+            raise ValueError("objectives must be of different metrics")
+        return self
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives, one or several."""
+        return self.objectives or (self.objective or Objective(),)
+
+    @property
+    def compared(self) -> Objective | None:
+        """What ASHA compares at a rung; None without ASHA, or while it is not said."""
+        if not isinstance(self.scheduler, ASHA):
+            return None
+        metric, mode = self.scheduler.metric, self.scheduler.mode
+        if metric is None:
+            return self.goals[0] if len(self.goals) == 1 else None
+        same = next((goal.mode for goal in self.goals if goal.metric == metric), None)
+        found = mode or same
+        return None if found is None else Objective(metric=metric, mode=found)
 
     @property
     def corner(self) -> dict[str, Scalar]:

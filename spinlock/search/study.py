@@ -7,7 +7,7 @@ are handed out again under their numbers, from their newest checkpoints, then ne
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,13 @@ from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
 from spinlock.search.execution import Assignment, in_process, ray_train
-from spinlock.search.ledger import Ledger, Trial, write_tables
+from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.report import Progress
 from spinlock.search.sampler import Sampler
 from spinlock.search.scheduler import BookScheduler, StartedCallback
 from spinlock.search.searcher import BookSearcher
 from spinlock.search.space import Resources, Study
+from spinlock.search.tables import write_tables
 from spinlock.search.trainable import Trainable
 
 _MEMORY_KILLS = 3
@@ -67,16 +68,17 @@ def run(
         first = study.configuration(study.corner)
         base = parse(trainable.model, first, where=study.name)
 
-        def epochs(trial: Trial) -> int:
+        def reporting(trial: Trial) -> Sequence[int]:
             values = study.configuration(trial.parameters)
-            return trainable.epochs(parse(trainable.model, values, where=f"trial {trial.number}"))
+            config = parse(trainable.model, values, where=f"trial {trial.number}")
+            return trainable.reporting(config)
 
         book = Book.open(
             experiment,
             study,
             trainable=trainable.name,
             facts=trainable.facts(base),
-            epochs=epochs,
+            reporting=reporting,
             resume=resume,
         )
         sampler = Sampler.open(experiment, book.ledger)
@@ -84,7 +86,11 @@ def run(
             if book.ledger.unfinished or len(book.ledger.trials) < study.trials:
                 with (
                     cluster.connect(study.resources, address=address, dashboard=dashboard) as ray_,
-                    Progress(console, epochs=trainable.epochs(base)) as progress,
+                    Progress(
+                        console,
+                        columns=trainable.columns,
+                        epochs=trainable.reporting(base)[-1],
+                    ) as progress,
                 ):
                     if ray_.dashboard is not None:
                         console.print(f"Ray dashboard: {ray_.dashboard}")
@@ -143,7 +149,7 @@ def _fit(
             directory=trial_directory(book.experiment, trial.number),
             training=config.model_dump(mode="json"),
             acknowledged=trial.epochs,
-            objective=study.objective,
+            objectives=study.goals,
         ).pack()
 
     searcher = BookSearcher(book, sampler, concurrent=concurrent, assign=assign)

@@ -4,11 +4,12 @@ The search knows a trainer only by these protocols, and a trainer knows nothing 
 it yields a report after each epoch, and whoever drives it decides what to do with it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from spinlock.config import Config
+from spinlock.training.guards import Guard
 
 
 @runtime_checkable
@@ -23,7 +24,7 @@ class StopLike(Protocol):
 
 @runtime_checkable
 class ReportLike(Protocol):
-    """One epoch, counted from 1. With a `stop` it is the last, and metrics may be NaN."""
+    """An epoch, counted from 1. With a `stop` it is the last, and metrics may be NaN."""
 
     @property
     def epoch(self) -> int: ...
@@ -55,10 +56,24 @@ class Trainable(Protocol):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that every epoch reports, and so what an objective may name."""
+        """The metrics that every report has, and so what an objective may name."""
 
-    def epochs(self, config: Config) -> int:
-        """How many epochs a run with this configuration takes when nothing stops it."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of them that tables show beside the objectives."""
+
+    @property
+    def weighed(self) -> Mapping[str, tuple[str, ...]]:
+        """Metrics that are weighted sums, each with the settings that are its weights.
+
+        Where a search varies one of them, the metric compares nothing and is no objective.
+        """
+
+    def unsound(self, guard: Guard) -> str | None:
+        """Why this guard would end good runs of this kind, and what to take; None if it is fair."""
+
+    def reporting(self, config: Config) -> Sequence[int]:
+        """The epochs after which a run reports when nothing stops it, in order."""
 
     def build(self, config: Config) -> TrainerLike:
         """A trainer at its start, in this process, which may be one of a data-parallel group."""
@@ -78,4 +93,4 @@ class Trainable(Protocol):
         """Write the model in a checkpoint as an artifact directory that loads without Ray."""
 
     def evaluate(self, artifact: Path) -> dict[str, float]:
-        """The `val/` metrics of an exported artifact, computed anew from the files on disk."""
+        """`val/` and `quality/` metrics of an exported artifact, computed anew from the files."""

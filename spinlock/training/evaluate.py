@@ -11,6 +11,7 @@ from spinlock.training.config import training_config
 from spinlock.training.parallel import World
 from spinlock.training.task import same_facts
 from spinlock.training.tasks import build_task
+from spinlock.training.vqvae_task import VQVAETask
 
 
 def evaluate(
@@ -31,6 +32,8 @@ def evaluate(
     trained = replace(
         found.provenance["training"], {key: str(value) for key, value in moved.items() if value}
     )
+    if "features_cache" in trained:  # from the data itself, and nothing is written
+        trained["features_cache"] = None
     config = training_config(trained, where=str(path))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = build_task(config, device)
@@ -41,4 +44,16 @@ def evaluate(
         )
     except RuntimeError as error:
         raise ArtifactError(f"{path}: its weights do not fit data and tokenizer: {error}") from None
+    if isinstance(task, VQVAETask):
+        _same_statistics(task, found)
     return task.validate(World(), config.micro_batch or config.batch_size)
+
+
+def _same_statistics(task: VQVAETask, found: artifact.Artifact) -> None:
+    """The task has fitted the standardizer anew; what the artifact would apply must be that."""
+    for name, fitted in task.standardizer.state_dict().items():
+        stored = found.weights.get(f"standardizer.{name}")
+        if stored is None or stored.shape != fitted.shape or not torch.allclose(stored, fitted):
+            raise ArtifactError(
+                f"{found.path}: its standardizer.{name} is not that of its training data."
+            )

@@ -2,18 +2,20 @@
 
 A scheduler compares runs; a guard judges one. Guards are frozen, have no clock and no randomness,
 and see only what was reported, so a resumed or replayed run is judged as the first time.
-`check` takes the metrics of every epoch so far, oldest first, the latest included.
+`check` takes the metrics of every reported epoch so far by its number, oldest first, the latest
+included; epochs that report nothing are not in it. Every guard spares a run whose latest epoch
+is its best, and a run whose latest epoch lacks what the guard watches.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from spinlock.config import Config
 
-History = Sequence[Mapping[str, float]]
+History = Mapping[int, Mapping[str, float]]
 
 
 class CommitClimb(Config):
@@ -23,7 +25,7 @@ class CommitClimb(Config):
     NOA, whose VQ-VAE is frozen. Not for a VQ-VAE in training: the latents' variance grows as it
     learns, and the raw commitment loss of its best runs with it (seeds: "L_commit increasing";
     measured on recorded runs: above twice its minimum fires on none of the better half of NOA
-    runs, and on all of the best VQ-VAE runs).
+    runs, and on all of the best VQ-VAE runs). For those there is `CommitDrift`.
     """
 
     kind: Literal["commit_climb"] = "commit_climb"
@@ -38,12 +40,17 @@ class CommitClimb(Config):
             raise ValueError("a commit_climb guard needs a factor, a ceiling, or both")
         return self
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The metrics without which it is silent."""
+        return (self.metric,)
+
     def check(self, history: History) -> str | None:
         """Why the run should stop, or None."""
-        values = _finite(history, self.metric)
-        if len(history) < self.min_epochs or not values or not _reported(history, self.metric):
+        found = _lowest_and_latest(history, self.metric, self.min_epochs)
+        if found is None:
             return None
-        (_, latest), (at, lowest) = values[-1], min(values, key=lambda pair: pair[1])
+        at, lowest, latest = found
         if self.ceiling is not None and latest > self.ceiling:
             return f"{self.metric} {latest:.4g} is above the ceiling of {self.ceiling:.4g}"
         if self.factor is not None and latest > self.factor * lowest:
@@ -54,6 +61,78 @@ class CommitClimb(Config):
         return None
 
 
+class CommitDrift(Config):
+    """Latents leave the codes *while* the task gets worse: a VQ-VAE's climbing commitment.
+
+    Stops when `metric` exceeds `factor` times its own minimum and `task` exceeds `worse` times
+    its own. `val/relative_commitment` is the commitment over the latents' variance, which takes
+    out the growth that a healthy encoder shows; a run that still improves its task is spared
+    whatever its latents do.
+    """
+
+    kind: Literal["commit_drift"] = "commit_drift"
+    metric: str = "val/relative_commitment"
+    task: str = "val/reconstruction"
+    factor: float = Field(1.5, gt=1)
+    worse: float = Field(1.1, ge=1)
+    min_epochs: int = Field(10, ge=1)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The metrics without which it is silent."""
+        return self.metric, self.task
+
+    def check(self, history: History) -> str | None:
+        """Why the run should stop, or None."""
+        commitment = _lowest_and_latest(history, self.metric, self.min_epochs)
+        task = _lowest_and_latest(history, self.task, self.min_epochs)
+        if commitment is None or task is None:
+            return None
+        (at, lowest, latest), (best_at, best, now) = commitment, task
+        if latest <= self.factor * lowest or now <= self.worse * best:
+            return None
+        return (
+            f"{self.metric} climbed to {latest:.4g}, above {self.factor:g} times its minimum of "
+            f"{lowest:.4g} at epoch {at}, while {self.task} rose to {now:.4g} from {best:.4g} "
+            f"at epoch {best_at}"
+        )
+
+
+class CodebookCollapse(Config):
+    """Most codes are never chosen: the tokenizer says little, however well it reconstructs.
+
+    Stops when `metric` was below `floor` in the last `patience` reports, and the latest is not
+    the highest yet: a codebook that comes back to life is spared. A validation set smaller than
+    the codebooks cannot use all of them, so a floor belongs to a size of data.
+    """
+
+    kind: Literal["codebook_collapse"] = "codebook_collapse"
+    metric: str = "quality/utilization"
+    floor: float = Field(0.1, gt=0)
+    patience: int = Field(3, ge=1)
+    min_epochs: int = Field(10, ge=1)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The metrics without which it is silent."""
+        return (self.metric,)
+
+    def check(self, history: History) -> str | None:
+        """Why the run should stop, or None."""
+        if not _reported(history, self.metric, self.min_epochs):
+            return None
+        values = list(_finite(history, self.metric).values())
+        low = values[-self.patience :]
+        if len(low) < self.patience or max(low) >= self.floor:
+            return None
+        if values[-1] > max(values[:-1], default=math.inf):
+            return None
+        return (
+            f"{self.metric} {values[-1]:.4g} is below the floor of {self.floor:.4g}, "
+            f"as in each of the last {self.patience} reports"
+        )
+
+
 class Divergence(Config):
     """The task's own loss exceeds `factor` times its minimum so far: the run is getting worse."""
 
@@ -62,12 +141,17 @@ class Divergence(Config):
     factor: float = Field(3.0, gt=1)
     min_epochs: int = Field(2, ge=1)
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The metrics without which it is silent."""
+        return (self.metric,)
+
     def check(self, history: History) -> str | None:
         """Why the run should stop, or None."""
-        values = _finite(history, self.metric)
-        if len(history) < self.min_epochs or not values or not _reported(history, self.metric):
+        found = _lowest_and_latest(history, self.metric, self.min_epochs)
+        if found is None:
             return None
-        (_, latest), (at, lowest) = values[-1], min(values, key=lambda pair: pair[1])
+        at, lowest, latest = found
         if latest <= self.factor * lowest:
             return None
         return (
@@ -76,9 +160,13 @@ class Divergence(Config):
         )
 
 
-Guard = Annotated[CommitClimb | Divergence, Field(discriminator="kind")]
-GUARDS: dict[str, type[CommitClimb | Divergence]] = {
+Guard = Annotated[
+    CommitClimb | CommitDrift | CodebookCollapse | Divergence, Field(discriminator="kind")
+]
+GUARDS: dict[str, type[CommitClimb | CommitDrift | CodebookCollapse | Divergence]] = {
     "commit_climb": CommitClimb,
+    "commit_drift": CommitDrift,
+    "codebook_collapse": CodebookCollapse,
     "divergence": Divergence,
 }
 
@@ -104,14 +192,27 @@ class NonfiniteGradients(Config):
         return None
 
 
-def _reported(history: History, metric: str) -> bool:
-    return bool(history) and metric in history[-1]
+def _reported(history: History, metric: str, min_epochs: int) -> bool:
+    """Whether the latest epoch is one to judge by, and has the metric."""
+    latest = max(history, default=0)
+    return latest >= min_epochs and metric in history[latest]
 
 
-def _finite(history: History, metric: str) -> list[tuple[int, float]]:
-    """(epoch, value) of the finite values of `metric`."""
-    return [
-        (epoch, metrics[metric])
-        for epoch, metrics in enumerate(history, start=1)
+def _finite(history: History, metric: str) -> dict[int, float]:
+    """The finite values of `metric` by epoch."""
+    return {
+        epoch: metrics[metric]
+        for epoch, metrics in history.items()
         if metric in metrics and math.isfinite(metrics[metric])
-    ]
+    }
+
+
+def _lowest_and_latest(
+    history: History, metric: str, min_epochs: int
+) -> tuple[int, float, float] | None:
+    """Epoch and value of the minimum, and the latest value; None when there is nothing to judge."""
+    values = _finite(history, metric)
+    if not _reported(history, metric, min_epochs) or not values:
+        return None
+    at = min(values, key=lambda epoch: (values[epoch], epoch))
+    return at, values[at], values[max(values)]

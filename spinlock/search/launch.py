@@ -1,0 +1,74 @@
+"""What the launch scripts share: their options, and the road from a space's file to its result."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spinlock.config import parse
+from spinlock.search import prepare, preview, report
+from spinlock.search.ranking import leaders
+from spinlock.search.trainable import Trainable
+
+Space = Annotated[Path, typer.Option(help="The study: what is searched, and how.")]
+Data = Annotated[Path | None, typer.Option(help="Dataset; made here if not given.")]
+Experiment = Annotated[Path | None, typer.Option(help="Default: experiments/<name>.")]
+Trials = Annotated[int | None, typer.Option(help="In place of the study's number.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show, and train nothing.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray; ours if not given.")]
+Artifacts = Annotated[Path, typer.Option(help="Where what is made here is kept.")]
+
+
+def search(
+    trainable: Trainable,
+    space: Path,
+    *,
+    files: Mapping[str, Path | None],
+    recipes: prepare.Recipes,
+    overrides: list[str] | None,
+    trials: int | None,
+    experiment: Path | None,
+    resume: bool,
+    dry_run: bool,
+    address: str | None,
+) -> None:
+    """Check, make what is missing, search, show. Exits with 130 after Ctrl-C, 1 without a result.
+
+    `files` are the training settings that name a file, with what the command line gave.
+    """
+    changes = [*(overrides or ()), *([f"trials={trials}"] if trials is not None else ())]
+    study = prepare.plan(space, trainable, changes, files=files)
+    console = Console()
+    if dry_run:
+        preview.show_plan(console, study, trainable)
+        return
+    ready = prepare.fulfil(study, trainable, recipes, console.print)
+    place = experiment or Path("experiments") / study.name
+
+    from spinlock.search.study import run  # Ray starts loading here, after all can be answered
+
+    result = run(ready.study, trainable, place, resume=resume, address=address, console=console)
+    first = parse(trainable.model, ready.study.configuration(study.corner), where=study.name)
+    report.show_result(
+        console,
+        result.ledger,
+        trainable.columns,
+        epochs=trainable.reporting(first)[-1],
+        parts=ready.seconds,
+    )
+    if not result.finished:
+        again = sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"]
+        console.print(f"Interrupted. Go on with: python {shlex.join(again)}", soft_wrap=True)
+        raise typer.Exit(130)
+    best = leaders(result.ledger)
+    if not best:
+        raise typer.Exit(1)
+    choice = "" if len(best) == 1 else f" --trial {best[0].number}"
+    console.print(
+        f"Next: python launch/export_best.py {place}{choice} --out exported", soft_wrap=True
+    )

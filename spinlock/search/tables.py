@@ -1,0 +1,79 @@
+"""A search as two tables for any tool that reads Parquet.
+
+trials.parquet   a row per trial: parameters, state, reason, epochs, best epoch and metrics
+epochs.parquet   a row per trial and reported epoch: every metric
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spinlock.files import atomic_file
+from spinlock.search.ledger import Ledger
+from spinlock.search.ranking import leaders
+
+
+def write_tables(ledger: Ledger, experiment: Path) -> None:
+    """Write trials.parquet and epochs.parquet, each in one step."""
+    for name, table in (("trials", trials_table(ledger)), ("epochs", epochs_table(ledger))):
+        with atomic_file(experiment / f"{name}.parquet") as path:
+            pq.write_table(table, path)
+
+
+def trials_table(ledger: Ledger) -> pa.Table:
+    """A row per trial; searched settings as `param/<path>`, the best epoch's as `best/<metric>`.
+
+    `leads` marks the best trial, or with several objectives those of the Pareto front, whose
+    `value` is null: they have one per objective, among `best/<metric>`.
+    """
+    live = bool(ledger.sessions) and ledger.sessions[-1].closed is None
+    goals, leading = ledger.study.goals, {trial.number for trial in leaders(ledger)}
+    rows: list[dict[str, Any]] = []
+    for trial in ledger.trials.values():
+        best = trial.best(goals)
+        row: dict[str, Any] = {
+            "trial": trial.number,
+            "state": str(trial.state(live=live)),
+            "rule": trial.verdict.rule if trial.verdict else None,
+            "reason": trial.verdict.sentence if trial.verdict else None,
+            "attempts": trial.attempts,
+            "epochs": trial.epochs,
+            "best_epoch": best[0] if best else None,
+            "value": best[1][0] if best and len(goals) == 1 else None,
+            "leads": trial.number in leading,
+            "suggested": trial.suggested,
+            "started": trial.started,
+            "ended": trial.ended,
+        }
+        row |= {f"param/{key}": value for key, value in trial.parameters.items()}
+        if best is not None:
+            row |= {f"best/{key}": v for key, v in trial.history[best[0]].items()}
+        rows.append(row)
+    return _table(rows)
+
+
+def epochs_table(ledger: Ledger) -> pa.Table:
+    """A row per trial and epoch with every metric that was reported."""
+    return _table(
+        [
+            {"trial": trial.number, "epoch": epoch, **metrics}
+            for trial in ledger.trials.values()
+            for epoch, metrics in trial.history.items()
+        ]
+    )
+
+
+def _table(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> pa.Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """One type per column: choices that mix numbers and words are kept as words."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) > 1 and not kinds <= {int, float}:
+        return pa.array([None if value is None else str(value) for value in values])
+    return pa.array([float(v) if kinds == {int, float} and v is not None else v for v in values])

@@ -24,12 +24,22 @@ class Split:
 
 
 def split(info: DatasetInfo, config: DataConfig, seed: int) -> Split:
-    """A seeded split of the file's operators. Raises TrainingError if a side would be empty."""
+    """A seeded split of the file's operators.
+
+    Raises TrainingError if a side would be empty, or the file holds less than is asked for.
+    """
     operators = info.operators if config.operators is None else config.operators
     if operators > info.operators:
         raise TrainingError(
             f"{info.path}: data.operators asks for {operators} and the file holds "
             f"{info.operators}. Lower data.operators or leave it out for all."
+        )
+    realizations = info.realizations if config.realizations is None else config.realizations
+    if realizations > info.realizations:
+        raise TrainingError(
+            f"{info.path}: data.realizations asks for {realizations} and the file holds "
+            f"{info.realizations} of each operator. Lower data.realizations, or leave it out for "
+            "all."
         )
     held_out = max(1, round(operators * config.validation_fraction))
     if held_out >= operators:
@@ -39,13 +49,14 @@ def split(info: DatasetInfo, config: DataConfig, seed: int) -> Split:
         )
     order = np.random.default_rng([seed, 0x5B117]).permutation(operators).tolist()
     return Split(
-        train=_items(sorted(order[held_out:]), info.realizations),
-        validation=_items(sorted(order[:held_out]), info.realizations),
+        train=_items(sorted(order[held_out:]), info.realizations, realizations),
+        validation=_items(sorted(order[:held_out]), info.realizations, realizations),
     )
 
 
-def _items(operators: Sequence[int], realizations: int) -> list[int]:
-    return [op * realizations + m for op in operators for m in range(realizations)]
+def _items(operators: Sequence[int], held: int, taken: int) -> list[int]:
+    """The first `taken` of each operator's `held` realizations."""
+    return [op * held + m for op in operators for m in range(taken)]
 
 
 @dataclass(frozen=True)

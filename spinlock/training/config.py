@@ -28,11 +28,13 @@ class DataConfig(Config):
     """Which items are trained on and which are held out.
 
     The split is by operator, so that two realizations of one operator never stand on both
-    sides. `operators` takes the first so many of the file (None: all).
+    sides. `operators` takes the first so many of the file, `realizations` the first so many of
+    each operator's (None: all). A realization is an item of its own; none are averaged.
     """
 
     path: Path
     operators: int | None = Field(None, ge=2)
+    realizations: int | None = Field(None, ge=1)
     validation_fraction: float = Field(0.2, gt=0, lt=1)
 
 

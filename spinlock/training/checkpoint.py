@@ -1,8 +1,9 @@
 """The state of a run on disk, whole or absent, with nothing in it that loading would execute.
 
-`<directory>/checkpoint.pt` holds what the seeds' guide lists: model (U-AFNO and latent projector),
-optimizer, epoch, global step, history, best, configuration, and the random state. The learning
-rate's schedule is a function of the global step, so there is no state of it to lose.
+It lies in a directory as `checkpoint.pt`, or is itself a path that ends in `.pt`. It holds what
+the seeds' guide lists: model (U-AFNO and latent projector), optimizer, epoch, global step, history,
+best, configuration, and the random state. The learning rate's schedule is a function of the global
+step, so there is no state of it to lose.
 """
 
 import pickle
@@ -18,15 +19,20 @@ FORMAT = 1
 NAME = "checkpoint.pt"
 
 
-def write(directory: Path, state: dict[str, Any]) -> None:
-    """Put `state` (tensors and plain values) into `directory`, replacing what stands there."""
-    with atomic_file(directory / NAME) as beside:
+def place(path: Path) -> Path:
+    """The file of the checkpoint that `path` names, by itself or by its directory."""
+    return path if path.suffix == ".pt" else path / NAME
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Put `state` (tensors and plain values) there, replacing what stands there."""
+    with atomic_file(place(path)) as beside:
         torch.save({"format": FORMAT, **state}, beside)
 
 
-def read(directory: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """The state that `write` put there. Raises ArtifactError if it is absent or damaged."""
-    path = directory / NAME
+    path = place(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

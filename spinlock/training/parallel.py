@@ -5,7 +5,9 @@ update equals that of one process with the whole batch, to rounding. No module i
 rollout applies the network many times per update, which hooks per forward would count wrongly.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,23 @@ from torch import Tensor
 from torch.nn import Parameter
 
 CPU = torch.device("cpu")
+
+
+@contextmanager
+def launched() -> Iterator[torch.device]:
+    """This process's device; joined meanwhile with the others, if torchrun started them."""
+    cuda = torch.cuda.is_available()
+    if not dist.is_available() or not dist.is_torchelastic_launched():
+        yield torch.device("cuda" if cuda else "cpu")
+        return
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else CPU
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 
 @dataclass(frozen=True)

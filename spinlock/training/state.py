@@ -30,6 +30,18 @@ class EpochReport:
         return cls(saved["epoch"], saved["metrics"], stop, saved["nonfinite"])
 
 
+@dataclass(frozen=True)
+class UpdateReport:
+    """One update of the weights, or one that was skipped because of `nonfinite` gradients."""
+
+    losses: dict[str, float]
+    """Means over the batch: `total` weighted, the terms not."""
+    gradient_norm: float
+    """Before clipping."""
+    seconds: float
+    nonfinite: tuple[str, ...] = ()
+
+
 @dataclass
 class RunState:
     """Everything that changes while training, outside the modules and the optimizer."""

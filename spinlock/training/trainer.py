@@ -20,7 +20,7 @@ from spinlock.training import checkpoint, gradients, optim
 from spinlock.training.config import NOATraining, VQVAETraining
 from spinlock.training.memory import is_out_of_memory, peak_bytes, reset_peak
 from spinlock.training.parallel import World
-from spinlock.training.state import EpochReport, RunState, Stop
+from spinlock.training.state import EpochReport, RunState, Stop, UpdateReport
 from spinlock.training.task import Task, same_facts
 from spinlock.training.tasks import build_task
 
@@ -59,6 +59,7 @@ class Trainer:
         self.batches = math.ceil(len(self.task.split.train) / config.batch_size)
         self.optimizer = optim.build(config.optimizer, self.task.modules)
         self.state = RunState(micro_batch=config.micro_batch or config.batch_size)
+        self.last_update: UpdateReport | None = None
 
     @property
     def last_report(self) -> EpochReport | None:
@@ -111,8 +112,8 @@ class Trainer:
 
     def _update(self, items: list[int]) -> Stop | None:
         """One optimizer step on the effective batch; a non-finite gradient is skipped, counted."""
-        state = self.state
-        losses = self._gradients(items)
+        state, started = self.state, time.perf_counter()
+        losses, culprits = self._gradients(items), list[str]()
         norm = gradients.clip(self.task.modules.parameters(), self.config.optimizer.clip_norm)
         if math.isfinite(norm):
             optim.set_learning_rate(
@@ -130,12 +131,15 @@ class Trainer:
         else:
             state.skipped += 1
             state.consecutive += 1
-            for name in gradients.nonfinite_parameters(self.task.modules):
+            culprits = gradients.nonfinite_parameters(self.task.modules)
+            for name in culprits:
                 state.nonfinite[name] = state.nonfinite.get(name, 0) + 1
             self.task.discard()
         self.optimizer.zero_grad()
         state.batch += 1
         state.global_step += 1
+        seconds = time.perf_counter() - started
+        self.last_update = UpdateReport(losses, norm, seconds, tuple(culprits))
         reason = self.config.nonfinite.check_updates(
             skipped=state.skipped, tried=state.batch, consecutive=state.consecutive
         )
@@ -264,7 +268,10 @@ class Trainer:
         return f"most often in {names}{more}"
 
     def save(self, directory: Path) -> None:
-        """Write everything needed to go on exactly from here, in one step."""
+        """Write everything needed to go on exactly from here, in one step.
+
+        `directory` may also be the checkpoint's own path, ending in .pt; so in `restore`.
+        """
         random = {"torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)

@@ -169,7 +169,7 @@ def test_trajectories_that_the_tokenizer_does_not_know_are_refused(
     with h5py.File(tiny_data) as file:
         document = json.loads(file["metadata/config"].asstr()[()])
     for change, message in (
-        ({"frames": 8}, "frames"),
+        ({"frames": 8}, "it holds trajectories of 8 frames; the tokenizer reads 9 frames"),
         ({"grid": 20}, r"grid: \(16, 16\) expected, \(20, 20\) found"),
     ):
         other = tmp_path / f"{next(iter(change))}.h5"

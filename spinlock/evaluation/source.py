@@ -36,10 +36,15 @@ def standardized_features(
             f"{info.path}: the tokenizer reads features as they are stored, one row for each "
             "trajectory. Leave --windows out."
         )
-    if tokenizer.frames is not None and info.frames:
+    if tokenizer.frames is not None:
+        if info.frames < tokenizer.frames:
+            held = f"trajectories of {info.frames} frames" if info.frames else "no trajectories"
+            raise DatasetError(
+                f"{info.path}: it holds {held}; the tokenizer reads {tokenizer.frames} frames. "
+                "Give a file of longer ones, or a tokenizer that was trained on such a file."
+            )
         tokenizer.expect(
-            # A longer trajectory is read up to the tokenizer's frames; too short is told below.
-            frames=tokenizer.frames,
+            frames=tokenizer.frames,  # the rest of a longer trajectory is not read
             channels=info.channels,
             grid=(info.height, info.width),
         )

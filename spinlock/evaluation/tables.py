@@ -40,8 +40,8 @@ def _summary(report: TokenReport) -> Table:
 
 def _codebooks(report: TokenReport) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title="Codebooks, level by level")
-    table.add_column("category", no_wrap=True, overflow="ellipsis")
-    for name in ("features", "error", "codes", "used", "bits", "perplexity"):
+    table.add_column("category", no_wrap=True, overflow="ellipsis", max_width=20)
+    for name in ("features", "error", "codes in use", "entropy, bits"):
         table.add_column(name, justify="right", no_wrap=True)
     for category in report.categories:
         books = [book for book in report.codebooks if book.category == category.name]
@@ -49,10 +49,8 @@ def _codebooks(report: TokenReport) -> Table:
             category.title,
             f"{category.features}",
             f"{category.error:.4f}",
-            " ".join(f"{book.codes:3d}" for book in books),
-            " ".join(f"{book.used:3d}" for book in books),
+            " ".join(f"{f'{book.used}/{book.codes}':>5}" for book in books),
             " ".join(f"{book.entropy:4.2f}" for book in books),
-            " ".join(f"{book.perplexity:5.1f}" for book in books),
         )
     return table
 

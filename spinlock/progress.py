@@ -11,11 +11,14 @@ from rich.progress import (
 )
 
 
-def bar(unit: str) -> Progress:
-    """A bar on stderr that counts `unit`; drawn only on a terminal, else once at its end."""
+def bar(unit: str, width: int = 40) -> Progress:
+    """A bar on stderr that counts `unit`; drawn only on a terminal, else once at its end.
+
+    `width` is that of the bar alone; a long description leaves less of 80 columns for it.
+    """
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(width),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),

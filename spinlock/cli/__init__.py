@@ -1,6 +1,6 @@
 """`spinlock ...`: thin commands, one module per subject. Importing a module adds its commands."""
 
-from spinlock.cli import data, foreign, pictures, tokens, train, vqvae
+from spinlock.cli import data, foreign, noa, pictures, tokens, train, vqvae
 from spinlock.cli.root import Overrides, app, run
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "data",
     "foreign",
     "main",
+    "noa",
     "pictures",
     "run",
     "tokens",

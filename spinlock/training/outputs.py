@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from spinlock.config import as_yaml
+from spinlock.config import Config, as_yaml
 from spinlock.files import atomic_file
-from spinlock.training.recipe import VQVAERecipe
 from spinlock.training.state import EpochReport, RunState
 from spinlock.training.vqvae_task import VQVAETask
 from spinlock.vqvae import TARGETS, Categories, Tokenizer
@@ -26,7 +25,7 @@ BEST = "best_model"
 CHECKPOINT = "checkpoint"
 
 
-def write_recipe(out: Path, recipe: VQVAERecipe) -> None:
+def write_recipe(out: Path, recipe: Config) -> None:
     """The resolved configuration: every key, the defaults too."""
     with atomic_file(out / "config.yaml") as path:
         path.write_text(as_yaml(recipe.model_dump(mode="json")) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,15 @@ def train_and_export(
     path: Path,
     *,
     progress: Callable[[EpochReport, int], None] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> EpochReport:
     """Train to the end and keep at `path` the artifact of the epoch with the best `selection`.
 
-    A restored trainer goes on, and what it kept at `path` stays unless an epoch is better.
-    Raises TrainingError with the trainer's own sentence if no epoch gave a finite score.
+    `origin` is added to the artifact's provenance. A restored trainer goes on, and what it kept
+    at `path` stays unless an epoch is better. Raises TrainingError with the trainer's own sentence
+    if no epoch gave a finite score.
     """
-    provenance = artifact.provenance(seed=trainer.config.seed)
+    provenance = artifact.provenance(seed=trainer.config.seed, **(origin or {}))
     for report in trainer.epochs():
         if trainer.state.best_epoch == report.epoch:
             trainer.task.export(path, {"epoch": report.epoch, **report.metrics}, provenance)

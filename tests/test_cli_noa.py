@@ -1,0 +1,212 @@
+"""`spinlock train-noa`: what it prints and writes, how it goes on, and how it answers mistakes."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+from spinlock import artifact
+from spinlock.cli import app, run
+from spinlock.config import load
+from spinlock.noa import NeuralOperatorAgent
+from spinlock.training import checkpoint
+from spinlock.training.config import NOATraining
+
+SMALL = (
+    *("--timesteps", "8", "--bptt-window", "4", "--epochs", "2", "--batch-size", "4"),
+    *("--base-channels", "4", "--encoder-levels", "1", "--modes", "4", "--afno-blocks", "1"),
+    *("--warmup-steps", "2", "--set", "model.blocks_per_level=1"),
+    *("--set", "data.validation_fraction=0.25"),  # 9 of 12: three batches an epoch
+)
+MEASURED = {"seconds", "peak_memory_bytes"}
+NUMBER = r"\d[\d.e+-]*"
+
+
+def train(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, ["train-noa", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    words = ["train-noa", *map(str, arguments)]
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: app(words, standalone_mode=False))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def final(path: Path) -> dict[str, Any]:
+    """Everything in a checkpoint that is not a measurement of the machine."""
+    saved = checkpoint.read(path)
+    del saved["run"]["seconds"]
+    for row in saved["run"]["history"]:
+        row["metrics"] = {k: v for k, v in row["metrics"].items() if k not in MEASURED}
+    return saved
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality to the bit, through nested containers of tensors."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def curve(run: Path, name: str) -> dict[int, float]:
+    """A scalar by its step, as TensorBoard shows it; every step once."""
+    read = EventAccumulator(str(run / "events"), size_guidance={"scalars": 0}).Reload()
+    points = [(point.step, point.value) for point in read.Scalars(name)]
+    assert [step for step, _ in points] == sorted({step for step, _ in points})
+    return dict(points)
+
+
+@pytest.fixture(scope="module")
+def aligned(tiny_data: Path, tiny_tokenizer: Path) -> tuple[str | Path, ...]:
+    """The three losses on `tiny_data`."""
+    return ("--dataset", tiny_data, "--vqvae-path", tiny_tokenizer, "--enable-latent-loss", *SMALL)
+
+
+@pytest.fixture(scope="module")
+def straight(
+    aligned: tuple[str | Path, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """Two epochs without interruption: the run's directory, and what it said."""
+    out = tmp_path_factory.mktemp("straight") / "noa"
+    torch.set_num_threads(1)
+    return out, train(*aligned, "--checkpoint-dir", out, "--save-every", "2")
+
+
+def test_an_epoch_is_told_in_the_guides_form(straight):
+    _, told = straight
+    losses = " ".join(f"{name}={NUMBER}" for name in ("total", "traj", "commit", "latent"))
+    seen = " ".join(f"{name}={NUMBER}" for name in ("traj", "commit", "latent"))
+    for epoch in (1, 2):
+        form = rf"^Epoch {epoch}/2\n  Train: {losses} \[{NUMBER}s\]\n  Val:   {seen}"
+        assert re.search(form, told, re.MULTILINE), told
+    assert "9 trajectories to train on, 3 to validate; 3 batches an epoch." in told
+    assert "L = 1 L_traj + 0.5 L_commit + 0.1 L_latent" in told
+    assert re.search(rf"Epoch 2/2 loss={NUMBER} lr={NUMBER} {NUMBER}s/b", told)
+
+
+def test_a_run_leaves_its_best_model_and_the_newest_checkpoints(straight):
+    out, _ = straight
+    documented = {"best_model", "events", "training_history.json", "config.yaml"}
+    kept = {"step_4.pt", "step_6.pt", "epoch_2.pt"}
+    assert {path.name for path in out.iterdir()} == documented | kept
+    history = json.loads((out / "training_history.json").read_text())["history"]
+    best = min(history, key=lambda row: row["metrics"]["val/traj"])
+    agent = NeuralOperatorAgent.load(out / "best_model")
+    assert agent.metrics["epoch"] == best["epoch"]
+    written = load(NOATraining, out / "config.yaml").model_dump(mode="json")
+    assert written == checkpoint.read(out / "epoch_2.pt")["config"]
+
+
+def test_the_curves_are_those_of_the_history(straight):
+    out, _ = straight
+    history = json.loads((out / "training_history.json").read_text())["history"]
+    for name in ("train/total", "val/traj", "val/latent", "gradient_norm"):
+        expected = {3 * row["epoch"]: row["metrics"][name] for row in history}
+        assert curve(out, name) == pytest.approx(expected, rel=1e-6)
+    totals = curve(out, "batch/total")
+    assert [*totals] == [*range(6)]
+    sizes = [4, 4, 1]  # an epoch's figure is the mean over samples
+    mean = sum(size * totals[step] for step, size in enumerate(sizes)) / 9
+    assert curve(out, "train/total")[3] == pytest.approx(mean, rel=1e-5)
+    assert curve(out, "batch/lr")[0] == pytest.approx(3e-5)
+
+
+@pytest.mark.parametrize("name", ["step_4.pt", "step_6.pt", "epoch_2.pt"])
+def test_a_run_that_goes_on_equals_one_that_was_never_interrupted(name, straight, tmp_path):
+    """From the middle of an epoch, between its last update and validation, and from its end."""
+    out, _ = straight
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    told = train("--resume", again / name, "--save-every", "2")
+    assert same(final(again / "epoch_2.pt"), final(out / "epoch_2.pt"))
+    ours, theirs = (artifact.load(path / "best_model", "noa") for path in (again, out))
+    assert same(ours.weights, theirs.weights)
+    for scalar in ("batch/traj", "batch/gradient_norm", "val/traj"):
+        assert curve(again, scalar) == curve(out, scalar)
+    assert f"Resuming from checkpoint: {again / name}\n  ✓ Loaded model weights" in told
+    assert "✓ Loaded latent projector weights" in told
+    if name == "step_4.pt":
+        assert "✓ Resuming from epoch 2, step 4\n    (Will skip first 1 batches of epoch 2)" in told
+        assert "✓ Best val loss so far: " in told
+
+
+def test_a_run_is_taken_over_into_another_directory_and_left_as_it_is(straight, tmp_path):
+    out, _ = straight
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    train("--resume", out / "step_4.pt", "--checkpoint-dir", tmp_path / "other")
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert same(final(tmp_path / "other" / "epoch_2.pt"), final(out / "epoch_2.pt"))
+    assert (tmp_path / "other" / "best_model" / "artifact.json").is_file()
+
+
+def test_more_epochs_go_on_from_a_finished_run(aligned, tmp_path):
+    constant = (*aligned, "--lr-schedule", "constant")
+    train(*constant, "--checkpoint-dir", tmp_path / "straight")
+    train(*constant, "--checkpoint-dir", tmp_path / "longer", "--epochs", "1")
+    train("--resume", tmp_path / "longer", "--epochs", "2")
+    two = (final(tmp_path / run / "epoch_2.pt") for run in ("straight", "longer"))
+    assert same(*two)
+
+
+def test_the_state_only_baseline_has_one_loss(tiny_data, tmp_path):
+    told = train("--dataset", tiny_data, *SMALL, "--epochs", "1", "--checkpoint-dir", tmp_path)
+    assert re.search(rf"  Train: total={NUMBER} traj={NUMBER} \[", told)
+    assert "L = 1 L_traj." in told
+
+
+def test_a_skipped_update_is_told_when_it_happens(tiny_data, tmp_path, capsys):
+    said = refused(
+        capsys, "--dataset", tiny_data, *SMALL, "--lr", "1e30", "--checkpoint-dir", tmp_path
+    )
+    assert "Warning: NaN/Inf gradients at batch 2, skipping update (" in said
+    assert "nothing to keep" in said
+
+
+def test_a_warm_up_longer_than_the_run_is_told(tiny_data, tmp_path):
+    told = train(
+        *("--dataset", tiny_data, *SMALL, "--epochs", "1", "--warmup-steps", "500"),
+        *("--checkpoint-dir", tmp_path),
+    )
+    assert "⚠ Warm-up of 500 updates, and the run has 3: the rate never reaches 0.0003" in told
+
+
+def test_mistakes_are_answered_with_one_message(straight, tiny_data, aligned, tmp_path, capsys):
+    out, _ = straight
+    assert "--dataset FILE is missing" in refused(capsys, "--epochs", "1")
+    assert f"--resume {out}" in refused(capsys, *aligned, "--checkpoint-dir", out)
+    other = refused(capsys, "--resume", out, "--base-channels", "8", "--lr", "0.1")
+    assert "model.base_channels: 4 there, 8 here\n  optimizer.lr: 0.0003 there, 0.1 here" in other
+    assert "--init-from" in other
+    assert "--init-from" in refused(capsys, "--resume", out / "best_model")
+    assert "Give one" in refused(capsys, "--resume", out, "--init-from", out / "best_model")
+    nowhere = ("--dataset", tiny_data, *SMALL, "--checkpoint-dir", tmp_path / "run")
+    assert "asks for 99" in refused(capsys, *nowhere, "--n-samples", "99")
+    assert "asks for 3 and the file" in refused(capsys, *nowhere, "--n-realizations", "3")
+    assert "needs 257 frames" in refused(capsys, *nowhere, "--timesteps", "256")
+    assert "--vqvae-path" in refused(capsys, *nowhere, "--lambda-commit", "0.5")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mlflow") is not None, reason="asks for what is not installed"
+)
+def test_mlflow_that_is_not_installed_is_told_before_anything_starts(tiny_data, tmp_path, capsys):
+    asked = ("--dataset", tiny_data, *SMALL, "--checkpoint-dir", tmp_path / "run")
+    said = refused(capsys, *asked, "--mlflow", "file:mlruns")
+    assert "mlflow is not installed. Install it (pip install mlflow)" in said
+    assert not (tmp_path / "run").exists()

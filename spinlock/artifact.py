@@ -54,7 +54,10 @@ def save(
 
     A metric that is not finite becomes null: JSON has no NaN, and a run whose last epoch was not
     finite still has weights worth keeping. In config and provenance it is a ValueError.
+    Raises ArtifactError when anything but an artifact stands at `path`, which then stays, and
+    when the disk refuses.
     """
+    _refuse_to_replace_others(path)
     description = {
         "kind": kind,
         "format": FORMAT,
@@ -63,12 +66,16 @@ def save(
         "provenance": dict(provenance),
     }
     text = json.dumps(description, indent=2, allow_nan=False)
-    with atomic_directory(path) as beside:
-        (beside / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()},
-            beside / _WEIGHTS,
-        )
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+    try:
+        with atomic_directory(path) as beside:
+            (beside / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+            save_file(tensors, beside / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise ArtifactError(
+            f"{path}: cannot be written: {reason}. Put this right, or choose another place."
+        ) from None
 
 
 def load(path: Path, kind: str) -> Artifact:
@@ -77,6 +84,11 @@ def load(path: Path, kind: str) -> Artifact:
     Raises ArtifactError when it is absent, of another kind or format, or damaged.
     """
     description = path / _DESCRIPTION
+    if not path.exists():
+        raise ArtifactError(
+            f"{path}: not a Spinlock artifact: there is no such directory. "
+            f"Expected that of a trained {kind}."
+        )
     if not description.is_file():
         raise ArtifactError(
             f"{path}: not a Spinlock artifact: there is no {_DESCRIPTION} in it. "
@@ -119,6 +131,21 @@ def provenance(**facts: Any) -> dict[str, Any]:
         "commit": _commit(),
         **facts,
     }
+
+
+def _refuse_to_replace_others(path: Path) -> None:
+    """A mistyped path must not cost someone's files."""
+    if path.is_dir():
+        others = sorted(entry.name for entry in path.iterdir() if entry.name not in FILES)
+        if others:
+            raise ArtifactError(
+                f"{path}: this directory holds {others[0]}, which is no part of an artifact, and "
+                "is not replaced. Choose another."
+            )
+    elif path.exists() or path.is_symlink():
+        raise ArtifactError(
+            f"{path}: a file stands here and is not replaced. Choose a directory for the artifact."
+        )
 
 
 def _finite_or_null(value: Any) -> Any:

@@ -65,6 +65,14 @@ def test_generate_makes_a_file_that_check_finds_sound(recipe: Path, tmp_path: Pa
     assert "exists" in refused("generate", out, "--config", recipe)
 
 
+def test_a_command_refused_before_its_first_batch_shows_no_progress(
+    recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "made.h5").write_text("mine")
+    done = spinlock("generate", tmp_path / "made.h5", "--config", recipe)
+    assert done.stderr.startswith("Error: ")
+
+
 def test_a_misspelt_key_is_answered_with_file_line_and_word(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("grid:", "gird:"))
     said = refused("generate", tmp_path / "made.h5", "--config", recipe)

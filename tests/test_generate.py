@@ -279,7 +279,15 @@ def test_a_value_beyond_float16_is_an_error_with_its_operator(tmp_path):
     config = small(domain=domain, dtype="float16")
     with pytest.raises(GroundTruthError, match=r"operator \d.* beyond the range of float16"):
         generate(config, tmp_path / "cno.h5")
-    assert not (tmp_path / "cno.h5").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runaway_leaves_nothing_in_the_way_of_a_milder_family(tmp_path):
+    path = tmp_path / "cno.h5"
+    with pytest.raises(GroundTruthError, match="beyond the limit"):
+        generate(small(domain=DOMAIN.model_copy(update={"dt": 1e7})), path)
+    generate(small(), path)
+    assert leftovers(path) == []
 
 
 def test_features_need_frames(tmp_path):

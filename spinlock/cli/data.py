@@ -1,5 +1,6 @@
 """Commands about data files."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +27,13 @@ def generate(
 ) -> None:
     """Make a dataset of ground-truth trajectories. Interrupted, the same command goes on."""
     wanted = config.load(GenerateConfig, recipe, overrides or ())
-    with bar("operators") as progress:
-        task = progress.add_task(out.name, total=wanted.operators)
+    progress = bar("operators")
+    task = progress.add_task(out.name, total=wanted.operators)
+    with ExitStack() as shown:
 
         def show(made: Made) -> None:
+            if not progress.live.is_started:  # not before all that can be refused was
+                shown.enter_context(progress)
             progress.update(task, completed=made.done)
 
         generate_dataset(wanted, out, progress=show)

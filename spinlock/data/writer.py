@@ -22,15 +22,17 @@ from numpy import ndarray
 
 from spinlock.data import schema
 from spinlock.data.plan import Plan, create, locate
-from spinlock.errors import DatasetError
+from spinlock.errors import DatasetError, GroundTruthError
 from spinlock.files import atomic_file
 
 
 class DatasetWriter:
     """One writer at a time for `path`; continues the partial file of the same plan.
 
-    Use as a context manager. Raises DatasetError when `path` exists, when another process is
-    writing it, when a partial file of another plan is in the way, and when the disk refuses.
+    Use as a context manager; a GroundTruthError in it takes the partial file along, whatever else
+    ends it leaves that to go on with. Raises DatasetError when `path` exists, when another
+    process is writing it, when a partial file of another plan is in the way, and when the disk
+    refuses.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -87,6 +89,9 @@ class DatasetWriter:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._descriptor)
+        if isinstance(error, GroundTruthError):
+            # The same plan would meet the same operator again, and no other may go on with it.
+            self.partial.unlink()
         self._release()
 
     def _acquire(self) -> int:

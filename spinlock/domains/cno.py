@@ -7,12 +7,16 @@ convex X <- alpha X + (1 - alpha) O(X).
 **Replay is exact.** Each operator is computed alone, on one thread, by calls whose shapes it
 determines itself; its M realizations are the only batch it knows. Operators run side by side
 on as many threads as torch has been given. So the same bits come out whatever the batch, its
-order, the number of threads or the process, with one CPU and one build of torch. Measured
-(torch 2.13, AVX-512), operators of one architecture computed together were exact only as
-per-operator convolutions with batched norms and activations, and then took 1.0 to 1.7 times
-as long as alone: alone, an operator's state stays in the cache. A grouped convolution rounds
-differently for 1 and 2 operators; 1x1 convolutions and SiLU round differently on 1 and 2
-threads.
+order, the number of threads or the process, with one CPU and one build of torch; 1x1
+convolutions and SiLU, for example, round differently on 1 and 2 threads.
+
+**Operators of one architecture are not computed together** (benchmarks/results/cno.md). One
+grouped convolution makes 8 operators 1.3 to 1.5 times faster on grids up to 16x16, but in most
+shapes its bits depend on how many operators it is given. A convolution per operator with the
+rest batched is exact: 8 operators take 0.84 (8x8), 0.89 (16x16), 1.05 (32x32) and 1.15 (64x64)
+times as long as alone, a single one 1.06 to 1.13 times. And single is what they are: the default
+family has 588 architectures, an operator in a batch of 512 shares its own with 0.45 others on
+average, in a batch of 8 with next to none.
 
 B operators, P parameters, M realizations, T frames, C channels, H x W grid.
 """

@@ -133,3 +133,12 @@ def test_few_features_are_one_category(count):
     found = discover(features, names(features), VQVAEConfig())
     assert len(found.groups) == 1
     assert found.orthogonality == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_two_features_that_say_the_same_stay_together_when_their_cluster_is_dissolved(seed):
+    features = planted(seed, (6, 6, 2), noise=0.5)
+    found = discover(features, names(features), VQVAEConfig(num_categories_auto=3))
+    assert {*found.reassigned} == {12, 13}
+    assert any({12, 13} <= {*group} for group in found.groups)

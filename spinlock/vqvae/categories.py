@@ -195,16 +195,18 @@ def _silhouette(correlation: Array, labels: Int[np.ndarray, " D"]) -> float:
 def _adopt_orphans(
     labels: Int[np.ndarray, " D"], scaled: Array, least: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Features of clusters smaller than `least` join the centroid they correlate with most."""
+    """Clusters smaller than `least` join, whole, the one whose centroid theirs is likest to."""
     sizes = np.bincount(labels)
     kept = np.flatnonzero(sizes >= least)
     orphans = np.flatnonzero(sizes[labels] < least)
     if not len(orphans) or not len(kept):
         return labels, np.empty(0, dtype=np.int64)
     centroids = np.stack([_centroid(scaled[:, labels == label]) for label in kept], axis=1)
-    strength = np.abs(scaled[:, orphans].T @ centroids)
     adopted = labels.copy()
-    adopted[orphans] = kept[strength.argmax(1)]
+    for small in np.flatnonzero((sizes > 0) & (sizes < least)):
+        members = labels == small
+        # Feature by feature, two that say the same could end in different categories.
+        adopted[members] = kept[np.abs(_centroid(scaled[:, members]) @ centroids).argmax()]
     return adopted, orphans
 
 

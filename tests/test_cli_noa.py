@@ -9,38 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from noa_runs import SMALL, refused, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from typer.testing import CliRunner
 
 from spinlock import artifact
-from spinlock.cli import app, run
 from spinlock.config import load
 from spinlock.noa import NeuralOperatorAgent
 from spinlock.training import checkpoint
 from spinlock.training.config import NOATraining
 
-SMALL = (
-    *("--timesteps", "8", "--bptt-window", "4", "--epochs", "2", "--batch-size", "4"),
-    *("--base-channels", "4", "--encoder-levels", "1", "--modes", "4", "--afno-blocks", "1"),
-    *("--warmup-steps", "2", "--set", "model.blocks_per_level=1"),
-    *("--set", "data.validation_fraction=0.25"),  # 9 of 12: three batches an epoch
-)
 MEASURED = {"seconds", "peak_memory_bytes"}
 NUMBER = r"\d[\d.e+-]*"
-
-
-def train(*arguments: str | Path) -> str:
-    done = CliRunner().invoke(app, ["train-noa", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    words = ["train-noa", *map(str, arguments)]
-    with pytest.raises(SystemExit) as ended:
-        run(lambda: app(words, standalone_mode=False))
-    assert ended.value.code == 2
-    return capsys.readouterr().err
 
 
 def final(path: Path) -> dict[str, Any]:

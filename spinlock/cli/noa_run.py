@@ -108,22 +108,22 @@ class NOARun:
             with atomic_file(self.out / ORIGIN) as path:
                 path.write_text(json.dumps(self.origin, indent=1) + "\n", encoding="utf-8")
         self._describe()
-        with ExitStack() as stack:
-            self.events = TensorBoard(self.out / "events", self.trainer)
-            stack.callback(self.events.close)
-            if server is not None:
-                stack.enter_context(server.run(self.out.name, self.trainer))
-            stack.enter_context(self.progress)
-            try:
+        try:
+            with ExitStack() as stack:
+                self.events = TensorBoard(self.out / "events", self.trainer)
+                stack.callback(self.events.close)
+                if server is not None:
+                    stack.enter_context(server.run(self.out.name, self.trainer))
+                stack.enter_context(self.progress)
                 best = train_and_export(
                     self.trainer,
                     self.out / outputs.BEST,
                     progress=partial(self._after_epoch, server),
                     origin=self.origin,
                 )
-            except KeyboardInterrupt:
-                self._tell_how_to_go_on()
-                raise typer.Exit(130) from None
+        except KeyboardInterrupt:
+            self._tell_how_to_go_on()
+            raise typer.Exit(130) from None
         score = self.trainer.task.selection
         print(
             f"Best: epoch {best.epoch}, {score} {best.metrics[score]:.6g}, "
@@ -188,9 +188,9 @@ class NOARun:
         self._say(epoch_text(report, epochs))
 
     def _tell_how_to_go_on(self) -> None:
-        more = (
-            f"Go on with: spinlock train-noa --resume {self.latest}"
-            if self.latest
-            else ("Nothing was saved yet.")
-        )
-        print(f"Interrupted. {more}", file=sys.stderr)
+        how = "Nothing was saved yet."
+        if self.latest is not None:
+            how = f"Go on with: spinlock train-noa --resume {self.latest}"
+            if self.latest.parent != self.out:
+                how += f" --checkpoint-dir {self.out}"
+        print(f"Interrupted. {how}", file=sys.stderr)

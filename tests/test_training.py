@@ -12,6 +12,7 @@ import torch
 from spinlock import artifact
 from spinlock.config import replace
 from spinlock.errors import ArtifactError, ConfigError, TrainingError
+from spinlock.training import checkpoint
 from spinlock.training.config import (
     NOATraining,
     OptimizerConfig,
@@ -267,6 +268,19 @@ def test_a_checkpoint_of_another_configuration_is_refused_naming_the_keys(
     Trainer(built(noa)).save(tmp_path)
     with pytest.raises(ArtifactError, match=r"loss.lambda_commit: 0.5 there, 0.7 here"):
         Trainer(built(noa, loss__lambda_commit=0.7)).restore(tmp_path)
+
+
+def test_a_checkpoint_older_than_a_key_ran_with_its_default(
+    noa: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = Trainer(built(noa))
+    trainer.save(tmp_path)
+    state = checkpoint.read(tmp_path)
+    del state["config"]["val_every_n_epochs"], state["config"]["optimizer"]["schedule"]
+    checkpoint.write(tmp_path, {key: state[key] for key in state if key != "format"})
+    Trainer(built(noa)).restore(tmp_path)
+    with pytest.raises(ArtifactError, match="val_every_n_epochs: 1 there, 2 here"):
+        Trainer(built(noa, val_every_n_epochs=2)).restore(tmp_path)
 
 
 def test_a_checkpoint_of_other_data_is_refused_and_of_the_same_data_elsewhere_taken(

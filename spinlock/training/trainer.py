@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from spinlock.config import dotted
 from spinlock.errors import ArtifactError, OutOfMemoryError
@@ -295,7 +297,8 @@ class Trainer:
         """
         saved = checkpoint.read(directory)
         same_facts(saved["facts"], self.task.facts, where=str(directory))
-        then, now = dotted(saved["config"]), dotted(self.config.model_dump(mode="json"))
+        now = dotted(self.config.model_dump(mode="json"))
+        then = _completed(saved["config"], type(self.config))
         differing = [
             f"{key}: {then.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(then.keys() | now.keys())
@@ -315,6 +318,18 @@ class Trainer:
         torch.set_rng_state(saved["random"]["torch"])
         if self.device.type == "cuda" and "cuda" in saved["random"]:
             torch.cuda.set_rng_state(saved["random"]["cuda"], self.device)
+
+
+def _completed(
+    saved: dict[str, Any], model: type[NOATraining] | type[VQVAETraining]
+) -> dict[str, Any]:
+    """A checkpoint's configuration by dotted path. A key younger than it has its default: that is
+    what the run did. One that `model` does not accept is left as it is, to be told key by key.
+    """
+    try:
+        return dotted(model.model_validate(saved).model_dump(mode="json"))
+    except ValidationError:
+        return dotted(saved)
 
 
 _MAY_DIFFER = frozenset({"epochs", "micro_batch", "data.path", "tokenizer"})

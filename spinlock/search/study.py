@@ -19,12 +19,13 @@ from rich.console import Console
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
+from spinlock.files import own_directory
 from spinlock.search import cluster
 from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
 from spinlock.search.execution import Assignment, in_process, ray_train
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import EVENTS, Ledger, Trial
 from spinlock.search.report import Progress
 from spinlock.search.sampler import Sampler
 from spinlock.search.scheduler import BookScheduler, StartedCallback
@@ -202,8 +203,19 @@ def _free(group: str) -> None:
 @contextmanager
 def _alone(experiment: Path) -> Iterator[None]:
     """Hold the experiment's directory: two drivers of one search would tell two stories."""
-    experiment.mkdir(parents=True, exist_ok=True)
-    with (experiment / "lock").open("a+") as stream:
+    found = {path.name for path in experiment.iterdir()} if experiment.is_dir() else set[str]()
+    if found and found.isdisjoint({"lock", EVENTS}):
+        raise SearchError(
+            f"{experiment}: this directory holds other files than a search's. Give --experiment "
+            "a directory that is empty or does not exist."
+        )
+    try:
+        stream = (own_directory(experiment, "the search") / "lock").open("a+")
+    except OSError as error:
+        raise SearchError(
+            f"{experiment}: cannot be written: {error.strerror}. Choose another --experiment."
+        ) from None
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

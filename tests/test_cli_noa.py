@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from noa_runs import SMALL, refused, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spinlock import artifact
+from spinlock.cli import app
 from spinlock.config import load
+from spinlock.document import plain
 from spinlock.noa import NeuralOperatorAgent
 from spinlock.training import checkpoint
 from spinlock.training.config import NOATraining
+from spinlock.training.noa_recipe import KEYS, default
 
 MEASURED = {"seconds", "peak_memory_bytes"}
 NUMBER = r"\d[\d.e+-]*"
@@ -189,3 +193,17 @@ def test_mlflow_that_is_not_installed_is_told_before_anything_starts(tiny_data, 
     said = refused(capsys, *asked, "--mlflow", "file:mlruns")
     assert "mlflow is not installed. Install it (pip install mlflow)" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_the_documented_flags_are_those_of_the_command_with_their_keys_and_defaults():
+    page = (Path(__file__).parents[1] / "docs" / "noa.md").read_text()
+    (table,) = re.findall(r"<!-- flags -->\n((?:\|.*\n)+)", page)
+    rows = [[c.strip() for c in line[1:-1].split("|")] for line in table.splitlines()[2:]]
+    command = typer.main.get_group(app).commands["train-noa"]
+    options = {option.opts[0]: option for option in command.params}
+    assert {flag.strip("`") for flag, *_ in rows} == {*options}
+    for flag, shown, key, _ in rows:
+        name = flag.strip("`-").replace("-", "_")
+        assert KEYS.get(name, "") == key.strip("`")
+        if name in KEYS and shown.startswith("`"):
+            assert str(default(name)) == str(plain(shown.strip("`"), "docs", numbered=False)[0])

@@ -1,0 +1,90 @@
+"""Commands that examine a trained NOA, or one whose training goes wrong."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from spinlock.cli.root import app
+from spinlock.data import open_dataset
+from spinlock.evaluation import gradient_tables
+from spinlock.evaluation.gradient_fix import commands, mended, write_recipe
+from spinlock.evaluation.gradients import diagnose
+from spinlock.evaluation.probe import probe
+from spinlock.evaluation.subject import load_subject
+from spinlock.evaluation.verdict import Status
+from spinlock.files import atomic_file
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
+Picture = Annotated[Path | None, typer.Option(help="Also draw them into this PNG file.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if the verdict is FAIL.")]
+
+
+@app.command("diagnose-gradients")
+def diagnose_gradients(
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint of a NOA, or its artifact.")],
+    dataset: Annotated[
+        Path | None, typer.Option(help="Data to measure on; else what it was trained on.")
+    ] = None,
+    timesteps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the rollout; else those of its training.")
+    ] = None,
+    bptt_window: Annotated[
+        int | None, typer.Option(min=1, help="The window; else that of its training.")
+    ] = None,
+    n_samples: Annotated[int, typer.Option(min=1, help="Trajectories to measure on.")] = 4,
+    synthetic: Annotated[
+        bool,
+        typer.Option("--synthetic", help="Random fields and targets that stand still: any steps."),
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Where to write the mended training, if it needs mending.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every module's statistics.")] = False,
+    out: Json = None,
+    picture: Picture = None,
+    strict: Strict = False,
+) -> None:
+    """Find out why gradients are NaN or infinite, from which window on, and what to do."""
+    data = None if dataset is None else open_dataset(dataset)
+    subject = load_subject(checkpoint, data)
+    report = diagnose(
+        subject,
+        probe(
+            subject,
+            data,
+            timesteps=timesteps,
+            window=bptt_window,
+            samples=n_samples,
+            synthetic=synthetic,
+        ),
+    )
+    fixes: tuple[str, ...] = ()
+    if report.fix is not None:
+        wanted = mended(subject.training, report.timesteps, report.fix)
+        if recipe is not None:
+            write_recipe(recipe, wanted)
+        fixes = commands(subject.training, wanted, recipe)
+    console = Console(highlight=False)
+    for part in gradient_tables.tables(report, fixes, whole=every):
+        console.print(part, soft_wrap=not isinstance(part, Table))
+    _write(out, {**report.document(), "commands": fixes})
+    if picture is not None:
+        from spinlock.evaluation.gradient_picture import draw  # a tenth of every command's start
+
+        draw(report, picture)
+    _leave(report.verdict, strict)
+
+
+def _write(out: Path | None, document: dict[str, Any]) -> None:
+    if out is not None:
+        with atomic_file(out) as beside:
+            beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _leave(found: Status, strict: bool) -> None:
+    if strict and found is Status.FAIL:
+        raise typer.Exit(1)

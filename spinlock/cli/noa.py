@@ -1,5 +1,6 @@
 """`spinlock train-noa`: one NOA, by the flags of the training guides."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from spinlock.errors import ArtifactError, ConfigError, SpinlockError
 from spinlock.training import checkpoint, outputs, pretrained, retention
 from spinlock.training.events import MLflow
 from spinlock.training.noa_recipe import ENABLE, KEYS, default, noa_training
+from spinlock.training.old_checkpoint import OldCheckpoint, read_old
 from spinlock.training.parallel import launched
 
 CHECKPOINTS = Path("checkpoints/noa")
@@ -99,11 +101,15 @@ def train_noa(
         raise ConfigError("--dataset FILE is missing: the trajectories to imitate.")
     server = None if mlflow is None else MLflow(mlflow)
     source = None if resume is None else _checkpoint(resume)
+    begun = None if source is None else _begun(source)
+    if isinstance(begun, OldCheckpoint):
+        _train_from_old(begun, given, checkpoint_dir, overrides or (), save_every, server)
+        return
     weights = None if init_from is None else pretrained.read(init_from)
     wanted = noa_training(
         given,
         overrides=overrides or (),
-        begun=None if source is None else checkpoint.read(source)["config"],
+        begun=begun,
         model=None if weights is None else weights.model,
     )
     out = checkpoint_dir or (CHECKPOINTS if source is None else source.parent)
@@ -130,6 +136,43 @@ def _checkpoint(given: Path) -> Path:
         "step_N.pt and epoch_N.pt in its --checkpoint-dir. A trained model alone starts a new "
         "run, by --init-from."
     )
+
+
+def _begun(source: Path) -> dict[str, Any] | OldCheckpoint:
+    """The configuration in a checkpoint, or all of one in the guides' layout."""
+    try:
+        config: dict[str, Any] = checkpoint.read(source)["config"]
+    except ArtifactError:
+        old = read_old(source)
+        if old is None:
+            raise
+        return old
+    return config
+
+
+def _train_from_old(
+    old: OldCheckpoint,
+    given: dict[str, Any],
+    out: Path | None,
+    overrides: Sequence[str],
+    save_every: int,
+    server: MLflow | None,
+) -> None:
+    """Go on in a directory of the run's own: the old one's files are not ours to replace."""
+    if out is None or out.resolve() == old.path.parent.resolve():
+        raise ConfigError(
+            f"--resume {old.path}: it is of the old checkpoint format, and its directory stays as "
+            "it is. Give a new --checkpoint-dir."
+        )
+    _refuse_occupied(out, None)
+    given = {**old.flags(), **given}
+    if "dataset" not in given:
+        raise ConfigError("--dataset FILE is missing: the checkpoint does not name one.")
+    wanted = noa_training(given, overrides=overrides, model=old.sizes)
+    with launched() as device:
+        run = NOARun(wanted, out, device, save_every)
+        run.go_on_from_old(old)
+        run.train(server)
 
 
 def _refuse_occupied(out: Path, source: Path | None) -> None:

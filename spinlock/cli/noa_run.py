@@ -22,12 +22,13 @@ import typer
 
 from spinlock.cli.train import epoch_text
 from spinlock.errors import ArtifactError
-from spinlock.files import atomic_file, own_directory
+from spinlock.files import atomic_file, fingerprint, own_directory
 from spinlock.progress import bar
 from spinlock.training import outputs, retention
 from spinlock.training.config import NOATraining
 from spinlock.training.events import MLflow, TensorBoard
 from spinlock.training.noa_task import NOATask
+from spinlock.training.old_checkpoint import OldCheckpoint, restore_old
 from spinlock.training.optim import schedule_factor
 from spinlock.training.prepare import train_and_export
 from spinlock.training.pretrained import Pretrained, start_from
@@ -88,6 +89,14 @@ class NOARun:
             self._say("  ✓ No validation history (first epoch incomplete)")
         if "projector" in trainer.task.modules:
             self._say("  ✓ Loaded latent projector weights")
+
+    def go_on_from_old(self, old: OldCheckpoint) -> None:
+        """The same from a checkpoint in the guides' layout, as far as it goes."""
+        said = restore_old(self.trainer, old)
+        self.origin = {"old_checkpoint": {"path": str(old.path), "file": fingerprint(old.path)}}
+        self._say(f"Resuming from checkpoint: {old.path}")
+        for line in said:
+            self._say(line)
 
     def start_from(self, source: Pretrained) -> None:
         """Begin with other weights. Raises ArtifactError if the architecture is another."""

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
 from spinlock.vqvae.layout import Level
+from spinlock.vqvae.model import straight_through
 from spinlock.vqvae.quantizer import CodebookBank
 
 LEVELS = (
@@ -36,34 +38,82 @@ def latents(count, seed, levels=LEVELS):
     return padded
 
 
-def test_the_moving_averages_equal_vector_quantize_pytorch():
+def oracle(level, codes, eps):
+    """One codebook of the published library, set as ours is: no reset, no smoothing but `eps`."""
+    published = VectorQuantize(
+        dim=level.latent_dim,
+        codebook_size=level.num_tokens,
+        decay=0.9,
+        eps=eps,
+        threshold_ema_dead_code=0,
+        rotation_trick=False,
+        commitment_weight=1.0,
+    )
+    book = published._codebook
+    book.embed.copy_(codes[None])
+    book.embed_avg.copy_(codes[None])
+    return published.train()
+
+
+def against_the_oracle(eps, updates=20):
+    """Ours and theirs after the same updates, codebook by codebook, the codes compared on the way.
+
+    Both start from codes among the latents and one that nothing is near, so that it is never used.
+    """
     bank = make_bank()
-    oracles = []
-    for q, level in enumerate(LEVELS):
-        oracle = VectorQuantize(
-            dim=level.latent_dim,
-            codebook_size=level.num_tokens,
-            decay=0.9,
-            eps=1e-12,
-            threshold_ema_dead_code=0,
-            rotation_trick=False,
-            commitment_weight=0.0,
-        )
-        book = oracle._codebook
-        start = bank.codebooks[q : q + 1, : level.num_tokens, : level.latent_dim]
-        book.embed.copy_(start)
-        book.embed_avg.copy_(start)
-        oracles.append(oracle.train())
+    with torch.no_grad():
+        bank.codebooks[0, 8, :4] = 50.0
+        bank.sums.copy_(bank.codebooks)
+    own = [
+        bank.codebooks[q, : level.num_tokens, : level.latent_dim] for q, level in enumerate(LEVELS)
+    ]
+    theirs = [oracle(level, codes, eps) for level, codes in zip(LEVELS, own, strict=True)]
     bank.train()
-    for step in range(20):
+    for step in range(updates):
         batch = latents(64, step)
         codes = bank(batch)
         bank.commit()
-        for q, (oracle, level) in enumerate(zip(oracles, LEVELS, strict=True)):
-            _, expected, _ = oracle(batch[None, :, q, : level.latent_dim])
+        for q, (published, level) in enumerate(zip(theirs, LEVELS, strict=True)):
+            part = batch[None, :, q, : level.latent_dim].requires_grad_()
+            vectors, expected, commitment = published(part)
             assert torch.equal(codes[:, q], expected[0])
-            ours = bank.codebooks[q, : level.num_tokens, : level.latent_dim]
-            torch.testing.assert_close(ours, oracle._codebook.embed[0], rtol=1e-5, atol=1e-5)
+            yield bank, q, level, part, vectors, commitment, published._codebook
+
+
+def test_the_moving_averages_equal_vector_quantize_pytorch():
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    for bank, q, level, *_, book in against_the_oracle(eps=1e-12):
+        k, e = level.num_tokens, level.latent_dim
+        torch.testing.assert_close(bank.counts[q, :k], book.cluster_size[0], **close)
+        torch.testing.assert_close(bank.sums[q, :k, :e], book.embed_avg[0], **close)
+        torch.testing.assert_close(bank.codebooks[q, :k, :e], book.embed[0], **close)
+
+
+def test_laplace_smoothing_is_what_differs_from_the_published_defaults():
+    """Theirs divides by (N_k + eps) / (sum N + K eps) sum N; ours by N_k, and leaves unused codes
+    where they are, while theirs shrink towards the origin as N_k decays into eps.
+    """
+    for bank, q, level, *_, book in against_the_oracle(eps=1e-5, updates=100):
+        k, e = level.num_tokens, level.latent_dim
+        counts = bank.counts[q, :k, None]
+        smoothed = (counts + 1e-5) / (counts.sum() + k * 1e-5) * counts.sum()
+        expected = bank.codebooks[q, :k, :e] * counts / smoothed
+        torch.testing.assert_close(book.embed[0], expected, rtol=1e-3, atol=1e-4)
+    assert (book.embed.isfinite()).all()
+    unused = bank.counts[0, 8]
+    assert unused == pytest.approx(0.9**100, rel=1e-3)
+    assert (bank.codebooks[0, 8, :4] == 50).all()
+
+
+def test_straight_through_and_commitment_equal_vector_quantize_pytorch():
+    for bank, q, level, part, vectors, commitment, _ in against_the_oracle(eps=1e-12, updates=3):
+        del bank, q, level
+        codes = vectors.detach()
+        upstream = torch.randn_like(part)
+        (own,) = torch.autograd.grad(straight_through(part, codes), part, upstream)
+        (their,) = torch.autograd.grad(vectors, part, upstream, retain_graph=True)
+        torch.testing.assert_close(own, their)
+        torch.testing.assert_close(F.mse_loss(part, codes), commitment, rtol=1e-5, atol=1e-6)
 
 
 def test_each_latent_takes_its_nearest_code():
@@ -83,15 +133,16 @@ def test_a_code_is_its_own_nearest():
 
 
 def test_codes_that_nothing_uses_stay_where_they_are():
-    bank = make_bank().train()
+    bank = make_bank(decay=0.5).train()
     away = latents(32, 0) + 50  # one code per codebook is nearest to all of these
     before = bank.codebooks.clone()
-    for _ in range(2000):
+    for _ in range(200):  # the counts of the others are 0 by then
         bank(away)
         bank.commit()
     used = torch.zeros_like(bank.code_mask)
     used.scatter_(1, bank.nearest(away).T, True)
     assert torch.equal(bank.codebooks[~used], before[~used])
+    assert (bank.counts[~used] == 0).all()
     assert bank.codebooks.isfinite().all()
 
 
@@ -161,8 +212,8 @@ def test_a_reset_brings_dead_codes_to_the_data_and_spares_a_healthy_codebook():
         bank.commit()
     assert not bank.dead_codes().any()
     assert bank.codebooks[0].abs().max() < 10
-    nearest = torch.cdist(bank.codebooks[0, 7:9, :4], data[:, 0, :4]).min(1).values
-    assert nearest.max() < 1e-5
+    moved = bank.codebooks[0, 7:9, None, :4]
+    assert (moved == data[:, 0, :4]).all(-1).any(1).all()
     torch.testing.assert_close(bank.codebooks[1:], healthy, rtol=0.2, atol=0.2)
 
 

@@ -1,37 +1,52 @@
 """What the tokenizer is trained for: terms of one prediction, weighted and added by the trainer.
 
-Letters as in `model.py`. Each term is a mean, so micro-batches weighted by their share of the
-items give the whole batch's gradient; the two exceptions, `topography` and `orthogonality`, compare
-items or codes with each other and see one micro-batch at a time.
+Letters as in `model.py`, K the codes of the largest codebook. Each term is a mean, so
+micro-batches weighted by their share of the items give the whole batch's gradient; the two
+exceptions, `topography` and `orthogonality`, compare items or codes with each other and see one
+micro-batch at a time.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from spinlock.vqvae.config import VQVAEConfig
 from spinlock.vqvae.model import VQVAE, straight_through
+from spinlock.vqvae.shelves import pad_rows, pick_rows
+from spinlock.vqvae.topography import distance_correlations
 
 
 @dataclass(frozen=True)
 class VQPrediction:
-    """Everything the terms need of one batch, from one forward."""
+    """Everything the terms need of one batch, from one forward. Rows are those of `model.py`."""
 
     target: Float[Tensor, "B D"]
     reconstruction: Float[Tensor, "B D"]
-    latents: Float[Tensor, "B Q E"]  # before quantization
-    vectors: Float[Tensor, "B Q E"]  # quantized, with the straight-through gradient
+    latent_rows: Float[Tensor, "V B"]  # before quantization
+    vector_rows: Float[Tensor, "V B"]  # quantized, with the straight-through gradient
     codes: Int[Tensor, "B Q"]
     codebooks: Float[Tensor, "Q K E"]
-    partial: Float[Tensor, "B Q N"]
-    partial_target: Float[Tensor, "B Q N"]
-    widths: Float[Tensor, " Q"]  # features of each codebook's category
-    latent_dim: int
+    entries: Int[Tensor, " V"]  # the rows' places in a flattened [Q, E]
+    partial: Float[Tensor, "U B"]
+    partial_target: Float[Tensor, "U B"]
+    partial_widths: Float[Tensor, " U"]  # how many rows each row's codebook decodes
     topo_samples: int
+
+    @property
+    def latents(self) -> Float[Tensor, "B Q E"]:
+        """Before quantization, padded with zeros."""
+        return pad_rows(self.latent_rows, self.entries, self.codebooks)
+
+    @property
+    def vectors(self) -> Float[Tensor, "B Q E"]:
+        """Quantized, with the straight-through gradient, padded with zeros."""
+        return pad_rows(self.vector_rows, self.entries, self.codebooks)
 
 
 Term = Callable[[VQPrediction], Float[Tensor, ""]]
@@ -42,21 +57,20 @@ def predict(model: VQVAE, batch: Float[Tensor, "B D"]) -> VQPrediction:
 
     In training mode the bank remembers the latents for `model.after_update()`.
     """
-    latents = model.latents(batch)
-    codes = model.bank(latents)
-    vectors = straight_through(latents, model.bank.lookup(codes))
-    levels = model.layout.num_levels
+    latents = model.latent_rows(batch)
+    codes = model.bank.assign(latents)
+    vectors = straight_through(latents, model.bank.rows(codes))
     return VQPrediction(
         target=batch,
-        reconstruction=model.reconstruct(model.flatten(vectors)),
-        latents=latents,
-        vectors=vectors,
+        reconstruction=model.reconstruct(vectors.T),
+        latent_rows=latents,
+        vector_rows=vectors,
         codes=codes,
         codebooks=model.bank.codebooks,
+        entries=model.bank.entries,
         partial=model.reconstruct_partially(vectors),
-        partial_target=model.grouped(batch).repeat_interleave(levels, 1),
-        widths=model.group_mask.sum(-1).repeat_interleave(levels),
-        latent_dim=model.latent_dim,
+        partial_target=model.partial_target(batch),
+        partial_widths=model.partial_widths,
         topo_samples=model.config.topo_samples,
     )
 
@@ -74,8 +88,7 @@ def commitment(prediction: VQPrediction) -> Float[Tensor, ""]:
     arXiv:1711.00937, equation 3, third term. The second one, which would pull the codes, is
     replaced by the moving averages, as in the paper's appendix A.1.
     """
-    difference = prediction.latents - prediction.vectors.detach()
-    return difference.square().sum() / (len(difference) * prediction.latent_dim)
+    return F.mse_loss(prediction.latent_rows, prediction.vector_rows.detach())
 
 
 def orthogonality(prediction: VQPrediction) -> Float[Tensor, ""]:
@@ -89,13 +102,36 @@ def orthogonality(prediction: VQPrediction) -> Float[Tensor, ""]:
     where the moving average takes it. (In the prototype this term was a constant.) A codebook
     with fewer than two codes in use counts as 0.
     """
-    size = prediction.codebooks.shape[1]
-    chosen = F.one_hot(prediction.codes.transpose(0, 1), size).to(prediction.latents.dtype)
-    counts = chosen.sum(1)
-    means = torch.bmm(chosen.transpose(1, 2), prediction.latents.transpose(0, 1))
-    means = means / counts.clamp_min(1)[..., None]
-    codes = prediction.codebooks + means - means.detach()
+    chosen = prediction.codes.T
+    counts = torch.zeros_like(prediction.codebooks[..., 0])
+    counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=counts.dtype))
+    codes: Tensor = _MovedByLatents.apply(  # type: ignore[no-untyped-call]
+        prediction.latent_rows,
+        prediction.codebooks,
+        prediction.codes,
+        counts,
+        prediction.entries,
+    )
     return codebook_cosines(codes, counts > 0).mean()
+
+
+class _MovedByLatents(torch.autograd.Function):
+    """The codebooks' value, and the gradient of the means of the latents that chose each code."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, latents: Tensor, codebooks: Tensor, codes: Tensor, counts: Tensor, entries: Tensor
+    ) -> Tensor:
+        del latents
+        ctx.save_for_backward(codes, counts, entries)
+        return codebooks.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        codes, counts, entries = ctx.saved_tensors
+        shared = gradient / counts.clamp_min(1)[..., None]
+        return pick_rows(shared, codes, entries), None, None, None, None
 
 
 def codebook_cosines(
@@ -105,18 +141,22 @@ def codebook_cosines(
     # 1e-6 against codes of norm about sqrt(E): only a code at the origin notices it.
     directions = codes * (codes.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
     cosines = torch.bmm(directions, directions.transpose(1, 2))
-    pairs = (used[:, :, None] & used[:, None]).to(codes.dtype) * _off_diagonal(codes[0])
+    off_diagonal = 1 - torch.eye(codes.shape[1], dtype=codes.dtype, device=codes.device)
+    pairs = (used[:, :, None] & used[:, None]).to(codes.dtype) * off_diagonal
     return (cosines.square() * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp_min(1)
 
 
 def informativeness(prediction: VQPrediction) -> Float[Tensor, ""]:
     """Mean squared error of each codebook's partial decoder on its own category's features.
 
-    Every single token is asked to say something of its category. The prototype asked each for all
-    the features, most of which a category knows nothing of.
+        mean_q  1 / (B n_q)  sum |x_q - D_q(z_q)|^2
+
+    Every single token is asked to say something of its category of n_q features. The term is the
+    prototype's, which asked each token for all the features, most of which a category knows
+    nothing of.
     """
-    error = (prediction.partial - prediction.partial_target).square().sum((0, 2))
-    return (error / (len(prediction.partial) * prediction.widths)).mean()
+    errors = (prediction.partial - prediction.partial_target).square().mean(1)
+    return (errors / prediction.partial_widths).sum() / prediction.codes.shape[1]
 
 
 def topography(prediction: VQPrediction) -> Float[Tensor, ""]:
@@ -124,23 +164,23 @@ def topography(prediction: VQPrediction) -> Float[Tensor, ""]:
 
     r is Pearson's correlation over the pairs of different items among the first `topo_samples`,
     d the Euclidean distance of their features, of their latents side by side and of their quantized
-    latents. Brighton & Kirby, Understanding linguistic evolution by visualizing the
-    emergence of topographic mappings (2006); weights are the prototype's, which also counted each
-    item's zero distance to itself as a pair. With fewer than three items, or distances that are
-    all equal, r is 0.
+    latents (`topography.py` says where it comes from). The weights are the prototype's, which also
+    counted each item's zero distance to itself as a pair, and took the mean of the codebooks'
+    distances in place of the distance over all codebooks.
     """
     first = slice(prediction.topo_samples)
-    inputs = _distances(prediction.target[first])
-    latents = _distances(prediction.latents[first].flatten(1))
-    vectors = _distances(prediction.vectors[first].flatten(1))
-    preserved = _correlation(inputs, latents)
-    kept = _correlation(latents, vectors)
+    preserved, kept = distance_correlations(
+        prediction.target[first].T,
+        prediction.latent_rows[:, first],
+        prediction.vector_rows[:, first],
+    )
     return 0.3 * (1 - preserved) + 0.7 * (1 - kept)
 
 
 def distance_correlation(a: Float[Tensor, "B N"], b: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
     """Pearson's r between the items' pairwise distances in `a` and in `b`."""
-    return _correlation(_distances(a), _distances(b))
+    (found,) = distance_correlations(a.T, b.T)
+    return found
 
 
 TERMS: dict[str, Term] = {
@@ -161,34 +201,3 @@ def weights(config: VQVAEConfig) -> dict[str, float]:
         "informativeness": config.informativeness_weight,
         "topography": config.topo_weight,
     }
-
-
-def _distances(points: Float[Tensor, "B N"]) -> Float[Tensor, "B B"]:
-    """Euclidean distances of all pairs, 0 on the diagonal.
-
-    From one product, so centred first against cancellation. Where two points coincide, as
-    quantized ones do, the square is rounding noise: it is floored at 1e-6 of the mean square,
-    where the gradient of the root is 0 instead of up to 1e6.
-    """
-    points = points - points.mean(0).detach()
-    norms = points.square().sum(-1)
-    squares = torch.addmm(norms[:, None] + norms, points, points.T, alpha=-2)
-    floor = 2e-6 * norms.detach().mean() + 1e-20
-    return torch.maximum(squares, floor).sqrt() * _off_diagonal(points)
-
-
-def _correlation(a: Float[Tensor, "B B"], b: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
-    """Pearson's r over the entries off the diagonal, where both are 0."""
-    pairs = max(1, a.numel() - len(a))
-    mean_a, mean_b = a.sum() / pairs, b.sum() / pairs
-    off = _off_diagonal(a)
-    centred_a, centred_b = (a - mean_a) * off, (b - mean_b) * off
-    covariance = (centred_a * centred_b).sum() / pairs
-    variances = centred_a.square().sum() * centred_b.square().sum() / pairs**2
-    # Relative to the fourth power of the mean distance, below which a variance is rounding. The
-    # rest is for distances that are all 0: smaller, and its root's derivative overflows.
-    return covariance * (variances + 1e-12 * (mean_a * mean_b).square().detach() + 1e-20).rsqrt()
-
-
-def _off_diagonal(rows: Tensor) -> Float[Tensor, "B B"]:
-    return 1 - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)

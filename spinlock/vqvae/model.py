@@ -3,9 +3,10 @@
 Each category of features has its own encoder to a common embedding, a projector from it to
 each level's latent, and a codebook per level; the levels are parallel views, not residuals. One
 decoder reads all quantized latents together; partial decoders read one each.
-Everything runs for all categories and levels at once (`grouped.py`). Letters: B items, D
-features, G categories, L levels, Q = G L codebooks (category-major), E the padded latent width,
-N the padded category width, V the latents' widths added up.
+Everything runs for all categories and levels at once, on the rows of `spans.py`: latents are
+[V, B], one entry of one codebook's latent in each row, category-major, one item in each column.
+Letters: B items, D features, G categories, L levels, Q = G L codebooks, E the padded latent
+width, V the latents' widths added up, U the widths of all codebooks' categories added up.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spinlock.vqvae.config import VQVAEConfig
-from spinlock.vqvae.grouped import GroupedLayerNorm, GroupedLinear, width_mask
+from spinlock.vqvae.grouped import GroupedLayerNorm, GroupedLinear, GroupedMLP
+from spinlock.vqvae.kernels import StraightThrough
 from spinlock.vqvae.layout import Layout
 from spinlock.vqvae.quantizer import CodebookBank
 
@@ -35,29 +37,25 @@ class Quantized:
 class VQVAE(nn.Module):
     """Encoders, codebooks and decoders for one layout of categories."""
 
-    group_index: Tensor
-    group_mask: Tensor
-    latent_index: Tensor
+    encoded: Tensor
+    partially_decoded: Tensor
+    partial_widths: Tensor
 
     def __init__(self, config: VQVAEConfig, layout: Layout) -> None:
         super().__init__()
         self.config = config
         self.layout = layout
-        groups, levels = len(layout.groups), layout.num_levels
         widths = [len(group) for group in layout.groups]
+        embeddings = [config.embedding_dim] * len(widths)
         self.latent_dims = [level.latent_dim for level in layout.codebooks]
-        count, drop = groups * levels, config.dropout
+        category_dims = [sum(level.latent_dim for level in own) for own in layout.levels]
 
         self.encoder = nn.Sequential(
-            GroupedLinear(widths, [config.hidden_dim] * groups),
-            nn.ReLU(),
-            nn.Dropout(drop),
-            GroupedLinear([config.hidden_dim] * groups, [config.embedding_dim] * groups),
-            GroupedLayerNorm([config.embedding_dim] * groups),
+            GroupedMLP(widths, config.hidden_dim, embeddings, config.dropout),
+            GroupedLayerNorm(embeddings),
         )
         self.projector = nn.Sequential(
-            GroupedLinear([config.embedding_dim] * count, self.latent_dims),
-            GroupedLayerNorm(self.latent_dims),
+            GroupedLinear(embeddings, category_dims), GroupedLayerNorm(self.latent_dims)
         )
         self.bank = CodebookBank(
             layout.codebooks,
@@ -65,27 +63,22 @@ class VQVAE(nn.Module):
             config.dead_code_reset_interval,
             config.dead_code_threshold,
         )
-        self.decoder = nn.Sequential(
-            nn.Linear(layout.latent_dim, config.decoder_hidden_dim),
-            nn.ReLU(),
-            nn.Dropout(drop),
-            nn.Linear(config.decoder_hidden_dim, layout.features),
+        self.decoder = GroupedMLP(
+            [layout.latent_dim], config.decoder_hidden_dim, [layout.features], config.dropout
         )
-        self.partial_decoder = nn.Sequential(
-            GroupedLinear(self.latent_dims, [config.partial_hidden_dim] * count),
-            nn.ReLU(),
-            GroupedLinear(
-                [config.partial_hidden_dim] * count, [w for w in widths for _ in range(levels)]
-            ),
+        categories = [group for group in layout.groups for _ in range(layout.num_levels)]
+        self.partial_decoder = GroupedMLP(
+            self.latent_dims,
+            config.partial_hidden_dim,
+            [len(category) for category in categories],
         )
 
-        group_mask = width_mask(widths)
-        group_index = torch.zeros(group_mask.shape, dtype=torch.int64)
-        group_index[group_mask] = torch.tensor([i for group in layout.groups for i in group])
-        entry_mask = width_mask(self.latent_dims)
-        self.register_buffer("group_index", group_index, persistent=False)
-        self.register_buffer("group_mask", group_mask.float(), persistent=False)
-        self.register_buffer("latent_index", entry_mask.flatten().nonzero()[:, 0], persistent=False)
+        widths = [len(group) for group in categories for _ in group]
+        encoded = torch.tensor([i for group in layout.groups for i in group])
+        decoded = torch.tensor([i for group in categories for i in group])
+        self.register_buffer("encoded", encoded, persistent=False)
+        self.register_buffer("partially_decoded", decoded, persistent=False)
+        self.register_buffer("partial_widths", torch.tensor(widths).float(), persistent=False)
 
     @property
     def latent_dim(self) -> int:
@@ -94,16 +87,16 @@ class VQVAE(nn.Module):
 
     def encode(self, standardized: Float[Tensor, "B D"]) -> list[Tensor]:
         """One latent [B, E_q] per codebook, category-major, before quantization."""
-        return self.split(self.flatten(self.latents(standardized)))
+        return self.split(self.latent_rows(standardized).T)
 
     def quantize(self, latents: list[Tensor]) -> Quantized:
         """Each latent's nearest code; see `Quantized` for the gradient."""
-        padded = self.unflatten(torch.cat(latents, dim=1))
-        codes = self.bank(padded)
-        vectors = self.bank.lookup(codes)
+        rows = torch.cat(latents, dim=1).T
+        codes = self.bank.assign(rows)
+        vectors = self.bank.rows(codes)
         if self.training:
-            vectors = straight_through(padded, vectors)
-        return Quantized(self.split(self.flatten(vectors)), codes)
+            vectors = straight_through(rows, vectors)
+        return Quantized(self.split(vectors.T), codes)
 
     def decode(self, vectors: list[Tensor]) -> Float[Tensor, "B D"]:
         """Standardized features from one vector per codebook."""
@@ -111,7 +104,7 @@ class VQVAE(nn.Module):
 
     def decode_codes(self, codes: Int[Tensor, "B Q"]) -> Float[Tensor, "B D"]:
         """Standardized features from tokens."""
-        return self.reconstruct(self.flatten(self.bank.lookup(codes)))
+        return self.reconstruct(self.bank.rows(codes).T)
 
     def after_update(self) -> None:
         """Move the codebooks by what the training forwards since the last update saw.
@@ -133,45 +126,51 @@ class VQVAE(nn.Module):
         self.bank.initialise(self.latents(standardized))
         self.train(was_training)
 
-    # The batched path: what the list-shaped methods above are made of.
-
-    def grouped(self, standardized: Float[Tensor, "B D"]) -> Float[Tensor, "B G N"]:
-        """Each category's own features, padded with zeros."""
-        return standardized[:, self.group_index] * self.group_mask
-
     def latents(self, standardized: Float[Tensor, "B D"]) -> Float[Tensor, "B Q E"]:
         """All latents before quantization, padded with zeros."""
-        embedding = self.encoder(self.grouped(standardized))
-        latents: Tensor = self.projector(embedding.repeat_interleave(self.layout.num_levels, 1))
-        return latents
-
-    def reconstruct(self, vectors: Float[Tensor, "B V"]) -> Float[Tensor, "B D"]:
-        """The shared decoder."""
-        reconstruction: Tensor = self.decoder(vectors)
-        return reconstruction
-
-    def reconstruct_partially(self, vectors: Float[Tensor, "B Q E"]) -> Float[Tensor, "B Q N"]:
-        """Each codebook's own category, from that codebook's vector alone; padding is zero."""
-        partial: Tensor = self.partial_decoder(vectors)
-        return partial
+        return self.bank.pad(self.latent_rows(standardized))
 
     def flatten(self, padded: Float[Tensor, "B Q E"]) -> Float[Tensor, "B V"]:
         """All latents side by side, category-major, without padding."""
-        return padded.flatten(1)[:, self.latent_index]
+        return self.bank.unpad(padded).T
 
     def unflatten(self, flat: Float[Tensor, "B V"]) -> Float[Tensor, "B Q E"]:
         """The inverse of `flatten`."""
-        count, width = len(self.latent_dims), max(self.latent_dims)
-        padded = flat.new_zeros(len(flat), count * width)
-        return padded.index_copy(1, self.latent_index, flat).view(len(flat), count, width)
+        return self.bank.pad(flat.T)
 
     def split(self, flat: Float[Tensor, "B V"]) -> list[Tensor]:
         """One tensor per codebook from all latents side by side."""
-        return list(torch.split(flat, self.latent_dims, dim=1))
+        return list(flat.split(self.latent_dims, dim=1))
+
+    def reconstruct(self, flat: Float[Tensor, "B V"]) -> Float[Tensor, "B D"]:
+        """The shared decoder, from all vectors side by side."""
+        features: Tensor = self.decoder(flat.T)
+        return features.T
+
+    # What the methods above are made of, on rows.
+
+    def latent_rows(self, standardized: Float[Tensor, "B D"]) -> Float[Tensor, "V B"]:
+        """All latents before quantization."""
+        embeddings = self.encoder(standardized.T.index_select(0, self.encoded))
+        latents: Tensor = self.projector(embeddings)
+        return latents
+
+    def reconstruct_partially(self, vectors: Float[Tensor, "V B"]) -> Float[Tensor, "U B"]:
+        """Each codebook's own category from its vector alone, codebook by codebook."""
+        features: Tensor = self.partial_decoder(vectors)
+        return features
+
+    def partial_target(self, standardized: Float[Tensor, "B D"]) -> Float[Tensor, "U B"]:
+        """What `reconstruct_partially` should give."""
+        return standardized.T.index_select(0, self.partially_decoded)
 
 
 def straight_through(
-    latents: Float[Tensor, "B Q E"], vectors: Float[Tensor, "B Q E"]
-) -> Float[Tensor, "B Q E"]:
-    """`vectors` in value, to the bit, and the identity of `latents` in gradient."""
-    return vectors.detach() + (latents - latents.detach())
+    latents: Float[Tensor, "*shape"], vectors: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """`vectors` in value, to the bit, and the identity of `latents` in gradient.
+
+    Bengio, Léonard & Courville (2013), arXiv:1308.3432; arXiv:1711.00937, section 3.2.
+    """
+    value: Tensor = StraightThrough.apply(latents, vectors)  # type: ignore[no-untyped-call]
+    return value

@@ -9,6 +9,11 @@ The optimizer never sees a codebook. A training forward adds what it saw to `acc
 exactly as the whole batch would have. Everything that changes is a buffer, the random
 generator's state included. What was accumulated but not committed is not saved: a checkpoint
 belongs between updates.
+
+With no smoothing and no reset, vector-quantize-pytorch gives the same codes, counts and codebooks
+after any number of updates. Differences: it moves codes in the forward, not at `commit`; it
+smooths counts (Laplace), so that unused codes drift to the origin, where ours stay; it resets a
+code below an absolute count, ours the lowest percentile of a codebook (`dead_codes`).
 """
 
 from collections.abc import Sequence
@@ -18,8 +23,9 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spinlock.vqvae.grouped import width_mask
 from spinlock.vqvae.layout import Level
+from spinlock.vqvae.shelves import Shelves, pad_rows, pick_rows
+from spinlock.vqvae.spans import places, width_mask
 
 # Of one codebook's codes, at most this share is reset at a time: more would move the
 # decoder's inputs faster than it can follow (the prototype's limit, kept).
@@ -45,6 +51,7 @@ class CodebookBank(nn.Module):
     generator_state: Tensor
     code_mask: Tensor
     entry_mask: Tensor
+    entries: Tensor
 
     def __init__(
         self, levels: Sequence[Level], decay: float, reset_interval: int, reset_percentile: float
@@ -68,6 +75,8 @@ class CodebookBank(nn.Module):
         self.register_buffer("generator_state", generator.get_state())
         self.register_buffer("code_mask", code_mask, persistent=False)
         self.register_buffer("entry_mask", entry_mask, persistent=False)
+        self.register_buffer("entries", places([x.latent_dim for x in levels]), persistent=False)
+        self.shelves = Shelves(levels)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, latents: Float[Tensor, "B Q E"]) -> Int[Tensor, "B Q"]:
@@ -75,21 +84,35 @@ class CodebookBank(nn.Module):
 
         In training mode the latents are remembered for `commit`.
         """
-        codes = self.nearest(latents)
+        return self.assign(self.unpad(latents))
+
+    def assign(self, rows: Float[Tensor, "V B"]) -> Int[Tensor, "B Q"]:
+        """As `forward`, of latents in rows (see `spans.py`)."""
+        rows = rows.detach().to(self.codebooks.dtype)
+        codes = self._nearest(rows)
         if self.training:
-            self._seen.append((latents.detach().to(self.codebooks.dtype), codes))
+            self._seen.append((rows, codes))
         return codes
 
-    @torch.no_grad()
     def nearest(self, latents: Float[Tensor, "B Q E"]) -> Int[Tensor, "B Q"]:
         """As `forward`, without remembering."""
-        return self._distances(latents).argmin(-1).transpose(0, 1)
+        return self._nearest(self.unpad(latents).detach().to(self.codebooks.dtype))
 
     def lookup(self, codes: Int[Tensor, "B Q"]) -> Float[Tensor, "B Q E"]:
         """The vectors that codes stand for; padding entries are zero."""
-        count, size, _ = self.codebooks.shape
-        first = torch.arange(count, device=codes.device) * size
-        return self.codebooks.flatten(0, 1)[codes + first]
+        return self.pad(self.rows(codes))
+
+    def rows(self, codes: Int[Tensor, "B Q"]) -> Float[Tensor, "V B"]:
+        """As `lookup`, in rows."""
+        return pick_rows(self.codebooks, codes, self.entries)
+
+    def pad(self, rows: Float[Tensor, "V B"]) -> Float[Tensor, "B Q E"]:
+        """Latents in rows as one tensor, padded with zeros."""
+        return pad_rows(rows, self.entries, self.codebooks)
+
+    def unpad(self, latents: Float[Tensor, "B Q E"]) -> Float[Tensor, "V B"]:
+        """The inverse of `pad`."""
+        return latents.permute(1, 2, 0).flatten(0, 1).index_select(0, self.entries)
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -112,7 +135,8 @@ class CodebookBank(nn.Module):
         self.updates += 1
         if int(self.updates) % self.reset_interval == 0:
             if batch:
-                self._reset_dead(*(torch.cat(parts) for parts in zip(*batch, strict=True)))
+                rows, codes = zip(*batch, strict=True)
+                self._reset_dead(self.pad(torch.cat(rows, 1)), torch.cat(codes))
             self._agree()
 
     def discard(self) -> None:
@@ -132,36 +156,26 @@ class CodebookBank(nn.Module):
         chosen = torch.randperm(len(latents), generator=generator)[:KMEANS_SAMPLES]
         latents = latents.to(self.codebooks.dtype)[chosen.to(latents.device)]
         self._seed(latents, generator)
+        rows = self.unpad(latents)
         for _ in range(KMEANS_ITERATIONS):
-            seen, sums = self._count(latents, self.nearest(latents))
+            seen, sums = self.shelves.count(rows, self._nearest(rows), self.sums)
             means = sums / seen.clamp_min(1)[..., None]
             self.codebooks.copy_(torch.where(seen[..., None] > 0, means, self.codebooks))
-        seen, _ = self._count(latents, self.nearest(latents))
+        seen, _ = self.shelves.count(rows, self._nearest(rows), self.sums)
         sizes = self.code_mask.sum(-1, keepdim=True)
         self.counts.copy_(seen * sizes / len(latents))
         self.sums.copy_(self.codebooks * self.counts[..., None])
 
-    def _distances(self, latents: Float[Tensor, "B Q E"]) -> Float[Tensor, "Q B K"]:
-        """Squared distances less the latents' own squares; infinite for padding codes."""
-        norms = self.codebooks.square().sum(-1).masked_fill(~self.code_mask, torch.inf)
-        points = latents.to(norms.dtype).transpose(0, 1)
+    @torch.no_grad()
+    def _nearest(self, rows: Float[Tensor, "V B"]) -> Int[Tensor, "B Q"]:
         # Half precision would choose other codes.
-        with torch.autocast(latents.device.type, enabled=False):
-            return torch.baddbmm(norms[:, None], points, self.codebooks.transpose(1, 2), alpha=-2)
-
-    def _count(
-        self, latents: Float[Tensor, "B Q E"], codes: Int[Tensor, "B Q"]
-    ) -> tuple[Float[Tensor, "Q K"], Float[Tensor, "Q K E"]]:
-        """Items per code and the sums of their latents."""
-        # A product with the one-hot codes, not index_add: that one is not deterministic on CUDA.
-        used = torch.nn.functional.one_hot(codes.transpose(0, 1), self.codebooks.shape[1])
-        used = used.to(latents.dtype)
-        return used.sum(1), torch.bmm(used.transpose(1, 2), latents.transpose(0, 1))
+        with torch.autocast(rows.device.type, enabled=False):
+            return self.shelves.nearest(rows, self.codebooks)
 
     def _statistics(self) -> tuple[Float[Tensor, "Q K"], Float[Tensor, "Q K E"]]:
         seen, sums = torch.zeros_like(self.counts), torch.zeros_like(self.sums)
-        for latents, codes in self._seen:
-            part = self._count(latents, codes)
+        for rows, codes in self._seen:
+            part = self.shelves.count(rows, codes, self.sums)
             seen += part[0]
             sums += part[1]
         if dist.is_available() and dist.is_initialized():

@@ -25,7 +25,7 @@ TABLE: dict[str, tuple[Guard, list[tuple[float, ...]], bool]] = {
     "commit_climb": (CommitClimb(), [(0.4,), (0.2,), (0.41,)], True),
     "commit_drift": (
         CommitDrift(min_epochs=2),
-        [(0.1, 0.5), (0.2, 0.4), (0.12, 0.4), (0.16, 0.45)],
+        [(0.1, 0.5), (0.2, 0.4), (0.11, 0.4), (0.16, 0.45)],
         True,
     ),
     "codebook_collapse": (

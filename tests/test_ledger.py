@@ -12,7 +12,16 @@ import pytest
 from test_scheduler_rules import book, metrics, study
 
 from spinlock.errors import SearchError
-from spinlock.search.events import EventLog, Reported, State, Verdict, read_events
+from spinlock.search.events import (
+    EventLog,
+    Reported,
+    SessionOpened,
+    State,
+    StudyOpened,
+    Suggested,
+    Verdict,
+    read_events,
+)
 from spinlock.search.ledger import read_ledger
 from spinlock.search.rules import Stop
 from spinlock.search.tables import write_tables
@@ -137,6 +146,23 @@ def test_the_tables_have_a_row_per_trial_and_a_row_per_epoch(tmp_path: Path) -> 
     assert len(epochs) == 9 + 1 + 1 + 1
     assert math.isnan(epochs[10]["val/traj"])
     assert {row["trial"] for row in epochs} == {0, 1, 2, 4}
+
+
+def test_a_search_of_an_older_version_is_taken_up(tmp_path: Path) -> None:
+    """Its study lacks the keys that came later; they stand with what it meant without them."""
+    now = study().model_dump(mode="json")
+    then = {key: value for key, value in now.items() if key != "objectives"}
+    then["objective"] = {"metric": "val/traj", "mode": "min"}
+    then["scheduler"] = {k: v for k, v in then["scheduler"].items() if k not in ("metric", "mode")}
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append(StudyOpened(time=0, trainable="regression", study=then, facts={}))
+    log.append(SessionOpened(time=0, host="here", pid=1, trials=64))
+    log.append(Suggested(time=1, trial=0, parameters={"optimizer.lr": 0.01}))
+    log.append(Reported(time=2, trial=0, epoch=1, metrics=metrics(0.5)))
+    log.close()
+    resumed = book(tmp_path, resume=True)
+    assert resumed.ledger.rungs == {1: {0: 0.5}}
+    assert resumed.report(0, 2, metrics(0.4), None) is None
 
 
 def test_an_empty_search_has_empty_tables(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from test_scheduler_rules import book, study
 from test_searcher_optuna import load
 
 from spinlock.errors import SearchError
-from spinlock.search import report
+from spinlock.search import report, summary
 from spinlock.search.book import Book
 from spinlock.search.events import State
 from spinlock.search.ledger import read_ledger
@@ -168,15 +168,29 @@ def test_the_tables_mark_the_front(searched: Path) -> None:
 
 def test_the_summary_lists_the_front_with_every_objective(searched: Path) -> None:
     ledger = read_ledger(searched)
-    lines = report.summary(ledger, epochs=9)
+    lines = summary.summary(ledger, epochs=9)
     shown = [line for line in lines if line.startswith("front trial ")]
     assert len(shown) == len(leaders(ledger))
+    assert any(line.startswith("start trial 0: val/traj 0.2611") for line in lines)
     assert all("val/traj 0." in line and "quality/utilization 0." in line for line in shown)
     console = Console(width=200, file=StringIO())
     with console.capture() as captured:
-        console.print(report.table(ledger, Regression.columns, epochs=9))
+        console.print(report.table(ledger, Regression.columns, epochs=9, width=200))
     starred = [line for line in captured.get().splitlines() if line.lstrip().startswith("*")]
     assert len(starred) == len(shown)
+
+
+@pytest.mark.parametrize("width", [70, 80, 90, 200])
+def test_a_table_shows_state_and_metrics_whatever_else_fits(searched: Path, width: int) -> None:
+    ledger = read_ledger(searched)
+    console = Console(width=width, file=StringIO())
+    with console.capture() as captured:
+        console.print(report.table(ledger, Regression.columns, epochs=9, width=width))
+    text = captured.get()
+    assert "PRUNED asha" in text
+    assert "utilization" in text
+    assert "commit" in text
+    assert ("More settings are in the summary" in text) == (width <= 80)
 
 
 def test_there_is_no_single_best_and_any_trial_can_be_chosen(searched: Path) -> None:

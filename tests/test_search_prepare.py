@@ -8,6 +8,9 @@ from spinlock.errors import ArtifactError, DatasetError, SpinlockError, Training
 from spinlock.search.noa import NOA
 from spinlock.search.prepare import Recipes, fulfil, plan
 from spinlock.search.space import Study
+from spinlock.search.vqvae import VQVAE
+from spinlock.training.config import training_config
+from spinlock.training.trainer import Trainer
 
 SPACE = """\
 name: tiny
@@ -72,6 +75,55 @@ def test_paths_of_a_study_are_absolute_when_it_runs(
     assert len(said) == 1  # the file was read once, and is not read again
     fulfil(study, NOA(), recipes, said.append)
     assert len(said) == 1
+
+
+TOKENIZERS = """\
+name: tokenizers
+trials: 2
+objective: {metric: quality/composite}
+training:
+  model: {hidden_dim: 16, embedding_dim: 16}
+space:
+  batch_size: {choice: [2, 4]}
+"""
+
+
+@pytest.fixture
+def tokenizers(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizers.yaml"
+    path.write_text(TOKENIZERS)
+    return path
+
+
+def test_features_are_computed_once_for_all_trials(
+    tokenizers: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    study = plan(tokenizers, VQVAE(), [], files={"data.path": tiny_data})
+    recipes = Recipes(tmp_path / "x.yaml", tmp_path / "y.yaml", tmp_path / "artifacts")
+    first = fulfil(study, VQVAE(), recipes, lambda _: None)
+    cache = Path(first.study.training["features_cache"])
+    assert cache == (tmp_path / "artifacts" / "features").resolve()
+    (file,) = cache.iterdir()
+    made = file.stat().st_mtime_ns
+    for point in first.study.extremes():
+        Trainer(training_config(first.study.configuration(point) | {"task": "vqvae"}, where="x"))
+    assert [f.stat().st_mtime_ns for f in cache.iterdir()] == [made]
+    own = tmp_path / "own"
+    study = plan(
+        tokenizers, VQVAE(), [f"training.features_cache={own}"], files={"data.path": tiny_data}
+    )
+    ready = fulfil(study, VQVAE(), recipes, lambda _: None)
+    assert ready.study.training["features_cache"] == str(own)
+    assert len(list(own.iterdir())) == 1
+
+
+def test_a_tokenizer_that_its_data_cannot_give_is_told_before_any_trial(
+    tokenizers: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    study = plan(tokenizers, VQVAE(), ["training.frames=99"], files={"data.path": tiny_data})
+    recipes = Recipes(tmp_path / "x.yaml", tmp_path / "y.yaml", tmp_path / "artifacts")
+    with pytest.raises(TrainingError, match="frames 99 were asked for; the file holds 9"):
+        fulfil(study, VQVAE(), recipes, lambda _: None)
 
 
 def test_a_place_for_artifacts_that_is_a_file_is_refused(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from spinlock.config import parse
-from spinlock.search import prepare, preview, report
+from spinlock.search import prepare, preview, summary
 from spinlock.search.ranking import leaders
 from spinlock.search.trainable import Trainable
 
@@ -54,7 +54,7 @@ def search(
 
     result = run(ready.study, trainable, place, resume=resume, address=address, console=console)
     first = parse(trainable.model, ready.study.configuration(study.corner), where=study.name)
-    report.show_result(
+    summary.show_result(
         console,
         result.ledger,
         trainable.columns,
@@ -63,12 +63,19 @@ def search(
     )
     if not result.finished:
         again = sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"]
-        console.print(f"Interrupted. Go on with: python {shlex.join(again)}", soft_wrap=True)
+        console.print(f"Interrupted. Go on with: {_python()} {shlex.join(again)}", soft_wrap=True)
         raise typer.Exit(130)
     best = leaders(result.ledger)
     if not best:
         raise typer.Exit(1)
     choice = "" if len(best) == 1 else f" --trial {best[0].number}"
     console.print(
-        f"Next: python launch/export_best.py {place}{choice} --out exported", soft_wrap=True
+        f"Next: {_python()} launch/export_best.py {place}{choice} --out exported", soft_wrap=True
     )
+
+
+def _python() -> str:
+    """This interpreter as one would type it: the environment need not be active in the shell."""
+    here = Path(sys.executable)
+    near = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
+    return shlex.quote(str(near))

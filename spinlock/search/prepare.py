@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from spinlock.config import dotted, parse, replace
 from spinlock.data import open_dataset
 from spinlock.files import own_directory
@@ -154,6 +156,7 @@ def _features(cache: Path, base: VQVAETraining) -> Path:
 
     Trials that search the features' own settings compute theirs, each setting once.
     """
-    Trainer(base.model_copy(update={"features_cache": cache}))
+    # On the CPU: this process lives as long as the search, and would keep what it takes of a GPU.
+    Trainer(base.model_copy(update={"features_cache": cache}), device=torch.device("cpu"))
     cache.mkdir(parents=True, exist_ok=True)  # stays empty where the file stores its features
     return cache

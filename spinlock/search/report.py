@@ -1,6 +1,6 @@
-"""What a person sees of a search: a live table on a terminal, plain lines elsewhere, a summary."""
+"""What a person sees of a search while it runs: a table on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +33,7 @@ _COLOURS = {
     State.INTERRUPTED: "dim",
 }
 _SHOWN, _WIDE, _DIGITS = 24, 120, 6  # 0.0123 has six characters
+_STATE = len("GUARDED codebook_collapse")
 
 
 class Progress:
@@ -60,10 +61,16 @@ class Progress:
     def __call__(self, event: Event, ledger: Ledger) -> None:
         """Show what has changed."""
         if self._live is not None:
-            wide = self._console.width >= _WIDE
-            self._live.update(
-                table(ledger, self._columns, epochs=self._epochs, newest=_SHOWN, wide=wide)
+            width = self._console.width
+            trials = table(
+                ledger,
+                self._columns,
+                epochs=self._epochs,
+                width=width,
+                newest=_SHOWN,
+                sentences=width >= _WIDE,
             )
+            self._live.update(trials)
             return
         match event:
             case Suggested():
@@ -91,26 +98,34 @@ def table(
     columns: Sequence[str],
     *,
     epochs: int,
+    width: int,
     newest: int | None = None,
     live: bool = True,
-    wide: bool = True,
+    sentences: bool = False,
 ) -> Table:
-    """The trials as a table; with `newest`, the best and the latest that fit.
+    """The trials as a table of so many characters; with `newest`, the best and the latest.
 
     A star marks the best trial, or the Pareto front. Beside the objectives stand the metrics in
-    `columns`. A `wide` table has the sentences of the verdicts, else the rule stands for its
-    sentence.
+    `columns`. Searched settings that have no room are left out, the last first; a caption says
+    so. Verdicts are told by their rule, or by their `sentences`.
     """
     study = ledger.study
     result = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    result.title = f"{study.name}: {_counts(ledger, live=live)}"
+    result.title = f"{study.name}: {counts(ledger, live=live)}"
     metrics = _metrics(ledger, columns)
-    searched = [key.rpartition(".")[2].replace("lambda", "λ") for key in study.space]
-    names = [m.removeprefix("val/").removeprefix("quality/") for m in metrics]
-    for name in ["#", *searched, "epoch", *names]:
-        lines = name.split("_")
-        width = max(_DIGITS, *map(len, lines)) if name != "#" else 3
-        result.add_column("\n".join(lines), justify="right", no_wrap=True, min_width=width)
+    searched = {key: key.rpartition(".")[2].replace("lambda", "λ") for key in study.space}
+    names = ["epoch", *(m.removeprefix("val/").removeprefix("quality/") for m in metrics)]
+    room = width - _STATE - sum(map(_width, ["#", *names]))
+    fitting: list[str] = []
+    for key, name in searched.items():
+        room -= _width(name)
+        if room < 0:
+            result.caption = "More settings are in the summary and in trials.parquet."
+            break
+        fitting.append(key)
+    for name in ["#", *(searched[key] for key in fitting), *names]:
+        head = "\n".join(name.split("_"))
+        result.add_column(head, justify="right", no_wrap=True, min_width=_width(name) - 1)
     result.add_column("state", no_wrap=True, overflow="ellipsis")
     best = leaders(ledger)
     for trial in _chosen(ledger, newest):
@@ -119,11 +134,11 @@ def table(
         shown = trial.history[at[0] if at else trial.epochs] if trial.history else {}
         verdict = trial.verdict
         why = ""
-        if verdict is not None and (wide or state != State.COMPLETED):
-            why = f": {verdict.sentence}" if wide else f" {verdict.rule}"
+        if verdict is not None and (sentences or state != State.COMPLETED):
+            why = f": {verdict.sentence}" if sentences else f" {verdict.rule}"
         result.add_row(
             f"{'*' if trial in best else ''}{trial.number}",
-            *(value(trial.parameters[key]) for key in study.space),
+            *(value(trial.parameters[key]) for key in fitting),
             f"{trial.epochs}/{epochs}",
             *(f"{shown[name]:.3g}" if name in shown else "" for name in metrics),
             Text(f"{state}{why}", style=_COLOURS[state]),
@@ -131,40 +146,9 @@ def table(
     return result
 
 
-def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
-    """The search in lines: the best, the next best, who was stopped by what, what it cost.
-
-    With several objectives the whole Pareto front stands in place of the best.
-    """
-    study, lines = ledger.study, list[str]()
-    several = bool(study.objectives)
-    for place, trial in enumerate(leaders(ledger) if several else ranked(ledger)[:top]):
-        at = trial.best(study.goals)
-        if at is not None:
-            name = "front" if several else "best " if place == 0 else f"{place + 1}.   "
-            scored = ", ".join(
-                f"{goal.metric} {score:.4g}" for goal, score in zip(study.goals, at[1], strict=True)
-            )
-            lines.append(
-                f"{name} trial {trial.number}: {scored} at epoch {at[0]} "
-                f"with {settings(trial.parameters)}"
-            )
-    if not lines:
-        lines.append("best  none: no trial has a finite epoch")
-    lines.append(f"trials  {_counts(ledger, live=False)}")
-    rules: dict[str, int] = {}
-    for trial in ledger.trials.values():
-        if trial.verdict is not None and trial.state() != State.COMPLETED:
-            rules[trial.verdict.rule] = rules.get(trial.verdict.rule, 0) + 1
-    stopped = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
-    lines.append(f"stopped  {stopped or 'none'}")
-    spent, full = sum(t.epochs for t in ledger.trials.values()), epochs * len(ledger.trials)
-    share = f" ({100 * spent / full:.0f} %)" if full else ""
-    lines.append(
-        f"epochs  {spent} of the {full} that all of these trials in full would take{share}"
-    )
-    lines.append(f"time  {_times(ledger)}")
-    return lines
+def _width(name: str) -> int:
+    """Characters of a column with this name, and one between it and the next."""
+    return 1 + (3 if name == "#" else max(_DIGITS, *map(len, name.split("_"))))
 
 
 def settings(parameters: dict[str, Scalar]) -> str:
@@ -182,28 +166,13 @@ def _metrics(ledger: Ledger, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*(goal.metric for goal in ledger.study.goals), *columns]))
 
 
-def _times(ledger: Ledger) -> str:
-    """Wall time, and over all trials what starting and training took."""
-    wall = sum(session.last - session.opened for session in ledger.sessions)
-    training, starting = 0.0, 0.0
-    for trial in ledger.trials.values():
-        seconds = [metrics.get("seconds", 0.0) for metrics in trial.history.values()]
-        training += sum(seconds)
-        if trial.started is not None and trial.reported is not None and seconds:
-            starting += max(0.0, trial.reported - trial.started - seconds[0])
-    sessions = len(ledger.sessions)
-    return (
-        f"{wall:.1f} s in {sessions} session{'s' if sessions > 1 else ''}; summed over trials "
-        f"{training:.1f} s of training and {starting:.1f} s from start to first batch"
-    )
-
-
-def _counts(ledger: Ledger, *, live: bool) -> str:
-    counts: dict[str, int] = {}
+def counts(ledger: Ledger, *, live: bool) -> str:
+    """How many trials have begun, and how they stand."""
+    found: dict[str, int] = {}
     for trial in ledger.trials.values():
         state = trial.state(live=live).lower()
-        counts[state] = counts.get(state, 0) + 1
-    parts = ", ".join(f"{count} {state}" for state, count in counts.items())
+        found[state] = found.get(state, 0) + 1
+    parts = ", ".join(f"{count} {state}" for state, count in found.items())
     return f"{len(ledger.trials)} of {ledger.study.trials} begun ({parts or 'none yet'})"
 
 
@@ -217,24 +186,3 @@ def _chosen(ledger: Ledger, newest: int | None) -> Iterable[Trial]:
             break
         kept.add(trial.number)
     return [t for t in trials if t.number in kept]
-
-
-def show_result(
-    console: Console,
-    ledger: Ledger,
-    columns: Sequence[str],
-    *,
-    epochs: int,
-    parts: Mapping[str, float],
-) -> None:
-    """Print the final table, the summary, and how the time was spent; `parts` came before."""
-    console.print(table(ledger, columns, epochs=epochs, live=False, wide=False))
-    for trial in ledger.trials.values():
-        if trial.verdict is not None and trial.state() != State.COMPLETED:
-            line = f"trial {trial.number}: {trial.verdict.sentence}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for line in summary(ledger, epochs=epochs):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if parts:
-        shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
-        console.print(f"before  {shown}", highlight=False)

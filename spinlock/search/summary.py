@@ -1,0 +1,94 @@
+"""A search in lines once it has ended: the best, who was stopped by what, what it cost."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from spinlock.search.events import State
+from spinlock.search.ledger import Ledger
+from spinlock.search.pareto import Scores
+from spinlock.search.ranking import leaders, ranked
+from spinlock.search.report import counts, settings, table
+from spinlock.search.space import Study
+
+
+def show_result(
+    console: Console,
+    ledger: Ledger,
+    columns: Sequence[str],
+    *,
+    epochs: int,
+    parts: Mapping[str, float],
+) -> None:
+    """Print the final table, the summary, and how the time was spent; `parts` came before."""
+    console.print(table(ledger, columns, epochs=epochs, width=console.width, live=False))
+    for trial in ledger.trials.values():
+        if trial.verdict is not None and trial.state() != State.COMPLETED:
+            line = f"trial {trial.number}: {trial.verdict.sentence}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in summary(ledger, epochs=epochs):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if parts:
+        shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
+        console.print(f"before  {shown}", highlight=False)
+
+
+def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
+    """The search in lines: the best, the next best, who was stopped by what, what it cost.
+
+    With several objectives the whole Pareto front stands in place of the best. Trial 0 has the
+    first start point: what the best is held against.
+    """
+    study, lines = ledger.study, list[str]()
+    several = bool(study.objectives)
+    for place, trial in enumerate(leaders(ledger) if several else ranked(ledger)[:top]):
+        at = trial.best(study.goals)
+        if at is not None:
+            name = "front" if several else "best " if place == 0 else f"{place + 1}.   "
+            lines.append(
+                f"{name} trial {trial.number}: {_scored(study, at[1])} at epoch {at[0]} "
+                f"with {settings(trial.parameters)}"
+            )
+    if not lines:
+        lines.append("best  none: no trial has a finite epoch")
+    first = ledger.trials.get(0)
+    at = None if first is None else first.best(study.goals)
+    if first is not None and study.start and at is not None:
+        state = first.state(live=False)
+        lines.append(f"start trial 0: {_scored(study, at[1])} at epoch {at[0]}, {state}")
+    lines.append(f"trials  {counts(ledger, live=False)}")
+    rules: dict[str, int] = {}
+    for trial in ledger.trials.values():
+        if trial.verdict is not None and trial.state() != State.COMPLETED:
+            rules[trial.verdict.rule] = rules.get(trial.verdict.rule, 0) + 1
+    stopped = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
+    lines.append(f"stopped  {stopped or 'none'}")
+    spent, full = sum(t.epochs for t in ledger.trials.values()), epochs * len(ledger.trials)
+    share = f" ({100 * spent / full:.0f} %)" if full else ""
+    lines.append(
+        f"epochs  {spent} of the {full} that all of these trials in full would take{share}"
+    )
+    lines.append(f"time  {_times(ledger)}")
+    return lines
+
+
+def _scored(study: Study, scores: Scores) -> str:
+    return ", ".join(
+        f"{goal.metric} {score:.4g}" for goal, score in zip(study.goals, scores, strict=True)
+    )
+
+
+def _times(ledger: Ledger) -> str:
+    """Wall time, and over all trials what starting and training took."""
+    wall = sum(session.last - session.opened for session in ledger.sessions)
+    training, starting = 0.0, 0.0
+    for trial in ledger.trials.values():
+        seconds = [metrics.get("seconds", 0.0) for metrics in trial.history.values()]
+        training += sum(seconds)
+        if trial.started is not None and trial.reported is not None and seconds:
+            starting += max(0.0, trial.reported - trial.started - seconds[0])
+    sessions = len(ledger.sessions)
+    return (
+        f"{wall:.1f} s in {sessions} session{'s' if sessions > 1 else ''}; summed over trials "
+        f"{training:.1f} s of training and {starting:.1f} s from start to first batch"
+    )

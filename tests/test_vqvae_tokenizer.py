@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spinlock.artifact import load as load_artifact
@@ -147,3 +148,11 @@ def test_weights_of_another_size_are_named(tokenizer, tmp_path):
     (path / "artifact.json").write_text(json.dumps(description))
     with pytest.raises(ArtifactError, match="its weights do not fit its config"):
         Tokenizer.load(path)
+
+
+def test_a_tokenizer_of_the_first_layout_is_to_be_trained_again(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer", {}, {})
+    weights = tmp_path / "tokenizer" / "weights.safetensors"
+    save_file({**load_file(weights), "vqvae.encoder.3.weight": torch.zeros(1)}, weights)
+    with pytest.raises(ArtifactError, match="Train it again"):
+        Tokenizer.load(tmp_path / "tokenizer")

@@ -20,6 +20,7 @@ from spinlock.errors import TrainingError
 from spinlock.training.config import DataConfig, VQVAETraining
 from spinlock.training.state import EpochReport
 from spinlock.training.trainer import Trainer
+from spinlock.vqvae.tokenizer import WEIGHTS
 
 
 def dataset(
@@ -56,7 +57,9 @@ def tokenizer(
     filled = {"data": data.model_dump(mode="json"), "frames": frames, "seed": seed}
     wanted = config.parse(VQVAETraining, replace(document, filled), where=str(recipe), lines=lines)
     fingerprint = open_dataset(data.path).info.fingerprint
-    content = replace(wanted.model_dump(mode="json"), {"data.path": fingerprint})
+    content = replace(
+        wanted.model_dump(mode="json"), {"data.path": fingerprint, "weights": WEIGHTS}
+    )
     path = artifacts / f"vqvae-{_digest(content)}"
     if not path.exists():
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")

@@ -27,6 +27,9 @@ from spinlock.vqvae.layout import Layout
 from spinlock.vqvae.model import VQVAE
 
 KIND = "vqvae"
+WEIGHTS = 2
+"""Counts the ways in which the weights have been named and laid out; a cache must heed it."""
+_OF_THE_FIRST = "vqvae.encoder.3.weight"
 
 
 class TokenizerConfig(Config):
@@ -189,6 +192,10 @@ class Tokenizer(nn.Module):
             channels=config.channels,
             grid=config.grid,
         )
+        if _OF_THE_FIRST in found.weights:
+            raise ArtifactError(
+                f"{path}: its weights are laid out as an earlier version did. Train it again."
+            )
         try:
             tokenizer.load_state_dict(found.weights)
         except RuntimeError as error:

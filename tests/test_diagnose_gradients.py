@@ -4,8 +4,6 @@ import itertools
 import json
 import math
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 import typer
 from dataset_files import plan, rows
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from spinlock import artifact, cli, config
 from spinlock.data import open_dataset
@@ -262,15 +261,10 @@ def test_long_rollouts_without_a_window_overflow_and_the_recommended_window_cure
 
 
 def run(*words: str | Path, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "spinlock.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": "", "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+    """What the command prints."""
+    done = CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "100"})
+    assert done.exit_code == code, done.output
+    return done.stdout
 
 
 def test_the_command_tells_of_a_sick_checkpoint_in_five_parts_with_the_command_that_mends_it(

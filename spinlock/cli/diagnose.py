@@ -1,22 +1,25 @@
 """Commands that examine a trained NOA, or one whose training goes wrong."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from spinlock.cli.root import app
 from spinlock.data import open_dataset
-from spinlock.evaluation import gradient_tables
+from spinlock.evaluation import alignment_tables, gradient_tables
+from spinlock.evaluation.alignment import diagnose_alignment
 from spinlock.evaluation.gradient_fix import commands, mended, write_recipe
 from spinlock.evaluation.gradients import diagnose
 from spinlock.evaluation.probe import probe
 from spinlock.evaluation.subject import load_subject
 from spinlock.evaluation.verdict import Status
 from spinlock.files import atomic_file
+from spinlock.progress import bar
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 Picture = Annotated[Path | None, typer.Option(help="Also draw them into this PNG file.")]
@@ -68,15 +71,49 @@ def diagnose_gradients(
         if recipe is not None:
             write_recipe(recipe, wanted)
         fixes = commands(subject.training, wanted, recipe)
-    console = Console(highlight=False)
-    for part in gradient_tables.tables(report, fixes, whole=every):
-        console.print(part, soft_wrap=not isinstance(part, Table))
+    _print(gradient_tables.tables(report, fixes, whole=every))
     _write(out, {**report.document(), "commands": fixes})
     if picture is not None:
         from spinlock.evaluation.gradient_picture import draw  # a tenth of every command's start
 
         draw(report, picture)
     _leave(report.verdict, strict)
+
+
+@app.command("diagnose-alignment")
+def diagnose_noa_alignment(
+    noa: Annotated[Path, typer.Option(help="The artifact of a trained NOA, or a checkpoint.")],
+    vqvae: Annotated[Path, typer.Option(help="Directory of a trained tokenizer.")],
+    dataset: Annotated[Path, typer.Option(help="Trajectories to compare with.")],
+    n_samples: Annotated[int, typer.Option(min=2, help="At most so many trajectories.")] = 100,
+    out: Json = None,
+    picture: Picture = None,
+    strict: Strict = False,
+) -> None:
+    """Say how well a trained NOA is aligned with a tokenizer, on operators it has not seen."""
+    with bar("rollouts") as progress:
+        task = progress.add_task("rollouts", total=None)
+        report = diagnose_alignment(
+            noa,
+            vqvae,
+            dataset,
+            samples=n_samples,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _print(alignment_tables.tables(report))
+    _write(out, report.document())
+    if picture is not None:
+        from spinlock.evaluation.alignment_picture import draw  # as above
+
+        draw(report, picture)
+    _leave(report.verdict, strict)
+
+
+def _print(parts: Iterable[RenderableType]) -> None:
+    """Tables to the terminal's width; a sentence or a command is one line, whatever its width."""
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=not isinstance(part, Table))
 
 
 def _write(out: Path | None, document: dict[str, Any]) -> None:

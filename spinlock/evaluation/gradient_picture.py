@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import SymmetricalLogLocator
 
 from spinlock.evaluation.forward import TensorStatistics
 from spinlock.evaluation.gradient_window import EXPLODED, LARGE, OVERFLOW
@@ -148,6 +149,9 @@ def _modules(ax: Axes, report: GradientReport) -> None:
     extremes = [abs(v) for each in shown for v in (each.minimum, each.maximum) if math.isfinite(v)]
     if extremes and max(extremes) > 1e3:
         ax.set_xscale("symlog", linthresh=1.0)
+        locator = SymmetricalLogLocator(base=10, linthresh=1.0)
+        locator.set_params(numticks=9)
+        ax.xaxis.set_major_locator(locator)
 
 
 def _large(module: TensorStatistics) -> bool:

@@ -2,8 +2,8 @@
 
 A window of w leaves the first T - w steps without gradient. Going back from the last step, the
 gradient with respect to the parameters is a sum over steps, and what a step adds depends on later
-steps only: after w steps back, the sum is w times the gradient with window w. So one sweep of T
-steps gives what T separate backward passes would, and holds one step's activations instead of w.
+steps only: after w steps back, the sum is the gradient with window w, but for the mean's 1 / w. So
+one sweep of T steps gives what T backward passes would, with one step's activations instead of w.
 
 The documented failure is here in the open: each step back multiplies the state's gradient by a
 Jacobian, so its norm grows like the power of the window (seeds/nan-gradient-diagnosis.md).
@@ -56,8 +56,8 @@ class WindowNorms:
     """2-norms by window: entry w - 1 is that of window w. Infinite or NaN where they are.
 
     `parameters` are of the gradient of L_traj with respect to all parameters, as an update would
-    use it, before clipping. `state` are of the gradient of w L_traj with respect to the state that
-    enters the window.
+    use it, before clipping. `state` are of its gradient with respect to the state that enters the
+    window.
     """
 
     parameters: tuple[float, ...]
@@ -78,7 +78,7 @@ class WindowNorms:
 
     @property
     def growth(self) -> float | None:
-        """By how much one step further back multiplies the state's gradient.
+        """By how much one step further back multiplies the state's gradient, summed over frames.
 
         The geometric mean over the second half of the windows whose norm is finite and not zero;
         None where those are fewer than four.
@@ -89,7 +89,8 @@ class WindowNorms:
         if usable < 4:
             return None
         middle = usable // 2
-        logs = math.log(self.state[usable - 1]) - math.log(self.state[middle - 1])
+        last, first = usable * self.state[usable - 1], middle * self.state[middle - 1]
+        logs = math.log(last) - math.log(first)
         return math.exp(logs / (usable - middle))
 
     @property
@@ -115,15 +116,17 @@ def window_norms(
     """Norms of the gradient of L_traj for windows 1 .. T of the rollout `frames`.
 
     `target[:, t]` is the truth of `frames[:, t + 1]`. The model's gradients are cleared before and
-    after.
+    after. What is carried back has the scale of window T: close to the end of float32's range a
+    shorter window's own pass, up to T times larger, may overflow a little earlier.
     """
     whole = torch.zeros_like(frames)
-    whole[:, 1:] = (2 / target[:, 0].numel()) * (frames[:, 1:] - target)
+    whole[:, 1:] = (2 / target.numel()) * (frames[:, 1:] - target)
     model.zero_grad()
     found: list[tuple[float, float]] = []
     for entering in backward(model, frames, parameters, whole):
         summed = total_norm(model)
-        found.append((summed / (len(found) + 1), norm(entering)))
+        scale = target.shape[1] / (len(found) + 1)
+        found.append((scale * summed, scale * norm(entering)))
     model.zero_grad()
     on_parameters, on_state = zip(*found, strict=True)
     return WindowNorms(on_parameters, on_state)

@@ -105,6 +105,19 @@ def test_runs_that_report_every_few_epochs_are_cut_as_rays_are(
                 break
 
 
+def test_a_spared_trial_is_never_pruned_and_raises_the_bar_like_any_other(tmp_path: Path) -> None:
+    found = book(tmp_path, study(scheduler={"kind": "asha", "spare": 2}))
+    for number, value in ((1, 0.2), (0, 9.0), (2, 8.0)):
+        while len(found.ledger.trials) <= number:
+            found.suggested({"optimizer.lr": 0.01})
+        for epoch in range(1, 10):
+            if found.report(number, epoch, metrics(value), None) is not None:
+                break
+    states = {number: trial.state() for number, trial in found.ledger.trials.items()}
+    assert states == {0: State.COMPLETED, 1: State.COMPLETED, 2: State.PRUNED}
+    assert found.ledger.rungs[1] == {1: 0.2, 0: 9.0, 2: 8.0}
+
+
 def test_a_rung_between_two_reports_is_compared_at_the_later(tmp_path: Path) -> None:
     found = book(tmp_path, reporting=[2, 4, 6, 8, 9])
     for number, (second, fourth) in enumerate([(1.0, 0.3), (0.9, 0.4), (0.8, 0.5)]):

@@ -36,7 +36,7 @@ trials: 3
 seed: 1
 searcher: {kind: random}
 objective: {metric: quality/composite}
-scheduler: {kind: asha, grace_epochs: 4}
+scheduler: {kind: asha, grace_epochs: 4, spare: 1}
 guards: [{kind: codebook_collapse, floor: 0.01}, {kind: commit_drift}]
 training:
   epochs: 7

@@ -68,7 +68,7 @@ def judge(
         return Verdict(state=State.COMPLETED, rule="completed", sentence=sentence, numbers=at)
     if isinstance(study.scheduler, ASHA) and study.compared is not None:
         rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
-        if rung is not None:
+        if rung is not None and trial.number >= study.scheduler.spare:
             value = metrics[study.compared.metric]
             before = ledger.rungs.get(rung, {})
             return _compare(study.compared, study.scheduler, before, epoch, value)

@@ -134,7 +134,8 @@ class ASHA(Config):
     At a rung a trial goes on if it is among the best 1/`reduction_factor` of those that came
     before it there (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020; the
     stopping form, with Ray's interpolated cut). The first at a rung always goes on. Compared is
-    the objective, or `metric`: with several objectives one number must be named.
+    the objective, or `metric`: with several objectives one number must be named. The first
+    `spare` trials run to their end whoever is better, as what the best is held against.
     """
 
     kind: Literal["asha"] = "asha"
@@ -142,6 +143,7 @@ class ASHA(Config):
     reduction_factor: float = Field(3.0, gt=1)
     metric: str | None = None
     mode: Literal["min", "max"] | None = None  # None: that of the objective of this metric
+    spare: int = Field(0, ge=0)
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The epochs before the last at which trials are compared."""

@@ -163,8 +163,8 @@ def parts_table(found: dict[str, Variant], batch: Tensor, rounds: int) -> list[s
     return [
         *rows,
         "",
-        f"Most held by the topographic loss, forward and backward: {', '.join(held)}. Of (a)'s, 1.7 "
-        "are distances, half of each square and a slab; the rest is the latents' copies and "
+        f"Most held by the topographic loss, forward and backward: {', '.join(held)}. Of (a)'s, "
+        "1.7 are distances, half of each square and a slab; the rest is the latents' copies and "
         "gradients.",
     ]
 

@@ -2,10 +2,11 @@
 
 One step of G operators of M realizations, on one thread, computed in four ways:
 
-    alone       each by its own `Network`, as spinlock.domains.cno does
+    alone       each by a `Network` of its own, as spinlock.domains.cno does on large grids
     grouped     one grouped convolution per layer over all operators, activations contiguous
     grouped-cl  the same, weights and activations channels last
-    batched     a convolution per operator, normalization and activation of all at once
+    together    all by one `Network`, as spinlock.domains.cno does on small grids: a convolution
+                per operator, normalization and activation of all at once
 
 The noise of an operator is a function of its own seed and drawn for each in all four. For each
 way: the time, and whether the bits are those of an operator alone and those of groups of other
@@ -22,11 +23,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spinlock.artifact import provenance
@@ -34,7 +36,7 @@ from spinlock.config import load
 from spinlock.data.generate import GenerateConfig
 from spinlock.domains.base import operator_seeds
 from spinlock.domains.cno import CNOConfig
-from spinlock.domains.cno_network import ConvBlock, Design, Network, Noise
+from spinlock.domains.cno_network import ConvBlock, Design, Member, Network, Noise
 
 ROOT = Path(__file__).resolve().parents[1]
 GRIDS, WIDTHS, REALIZATIONS, GROUPS = (8, 12, 16, 32, 64), (16, 20, 32, 48), (1, 3), (1, 4, 8)
@@ -46,33 +48,28 @@ ARCHITECTURE = ("num_layers", "base_channels", "kernel_size", "activation", "nor
 Step = Callable[[Float[Tensor, "G M C H W"]], Float[Tensor, "G M C H W"]]
 
 
-def alone(networks: Sequence[Network]) -> Step:
+def alone(design: Design, members: Sequence[Member], grid: int) -> Step:
+    networks = singles(design, members, grid)
     return lambda states: torch.stack([n(x, 0) for n, x in zip(networks, states, strict=True)])
 
 
-def batched(networks: Sequence[Network]) -> Step:
-    depths = [[layer(n, depth) for n in networks] for depth in range(len(networks[0].blocks))]
-
-    def step(states: Float[Tensor, "G M C H W"]) -> Float[Tensor, "G M C H W"]:
-        parts: Sequence[Tensor] = states.unbind()
-        for blocks in depths:
-            y = torch.cat([b.convolution(x) for b, x in zip(blocks, parts, strict=True)])
-            parts = finished(blocks[0], y, 1).split(states.shape[1])
-        pairs = zip(networks, parts, strict=True)
-        return torch.stack([n.output(n.stochastic(x, 0)) for n, x in pairs])
-
-    return step
+def together(design: Design, members: Sequence[Member], grid: int) -> Step:
+    network = Network(design, members, grid, grid)
+    return lambda states: network(states.flatten(0, 1), 0).unflatten(0, (len(members), -1))
 
 
-def grouped(networks: Sequence[Network], memory_format: torch.memory_format) -> Step:
-    count = len(networks)
+def grouped(
+    design: Design, members: Sequence[Member], grid: int, memory_format: torch.memory_format
+) -> Step:
+    networks, count = singles(design, members, grid), len(members)
     depths = [[layer(n, depth) for n in networks] for depth in range(len(networks[0].blocks))]
     kernels = [
-        stored(torch.cat([b.convolution.weight for b in blocks]), memory_format)
+        stored(torch.cat([convolution(b.convolution).weight for b in blocks]), memory_format)
         for blocks in depths
     ]
-    output = stored(torch.cat([n.output.weight for n in networks]), memory_format)
-    bias = torch.cat([n.output.bias for n in networks if n.output.bias is not None])
+    outputs = [convolution(n.output) for n in networks]
+    output = stored(torch.cat([o.weight for o in outputs]), memory_format)
+    bias = torch.cat([o.bias for o in outputs if o.bias is not None])
 
     def step(states: Float[Tensor, "G M C H W"]) -> Float[Tensor, "G M C H W"]:
         x = stored(states.transpose(0, 1).flatten(1, 2), memory_format)
@@ -85,6 +82,15 @@ def grouped(networks: Sequence[Network], memory_format: torch.memory_format) -> 
         return y.unflatten(1, (count, -1)).transpose(0, 1)
 
     return step
+
+
+def singles(design: Design, members: Sequence[Member], grid: int) -> list[Network]:
+    return [Network(design, [member], grid, grid) for member in members]
+
+
+def convolution(layer: nn.Module) -> nn.Conv2d:
+    assert isinstance(layer, nn.Conv2d)
+    return layer
 
 
 def finished(block: ConvBlock, y: Tensor, operators: int) -> Tensor:
@@ -106,11 +112,11 @@ def stored(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     return torch.empty(x.shape).copy_(x)
 
 
-WAYS: dict[str, Callable[[Sequence[Network]], Step]] = {
+WAYS: dict[str, Callable[[Design, Sequence[Member], int], Step]] = {
     "alone": alone,
-    "grouped": lambda networks: grouped(networks, torch.contiguous_format),
-    "grouped-cl": lambda networks: grouped(networks, LAST),
-    "batched": batched,
+    "grouped": partial(grouped, memory_format=torch.contiguous_format),
+    "grouped-cl": partial(grouped, memory_format=LAST),
+    "together": together,
 }
 
 
@@ -136,12 +142,18 @@ def measure(grid: int, width: int, realizations: int) -> list[Row]:
     design = Design(1, 3, width, 3, "gelu", "instance", "zeros")
     noise = Noise(0.01, "additive", 0.1, "constant", 64, 16)
     seeds = operator_seeds(0, range(max(GROUPS))).tolist()
-    networks = [Network(design, noise, seed, grid, grid) for seed in seeds]
+    members = [Member(noise, seed) for seed in seeds]
     states = torch.randn(
-        (len(networks), realizations, 1, grid, grid), generator=torch.Generator().manual_seed(0)
+        (len(members), realizations, 1, grid, grid), generator=torch.Generator().manual_seed(0)
     )
-    together = {(way, size): split(way, networks, states, size) for way in WAYS for size in SIZES}
-    steps = {(way, size): WAYS[way](networks[:size]) for way in WAYS for size in GROUPS}
+    seen = {
+        (way, size): split(WAYS[way], design, members, states, size)
+        for way in WAYS
+        for size in SIZES
+    }
+    steps = {
+        (way, size): WAYS[way](design, members[:size], grid) for way in WAYS for size in GROUPS
+    }
     times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
     begun, rounds = time.process_time(), 0
     while rounds < ROUNDS[0] or (
@@ -152,7 +164,7 @@ def measure(grid: int, width: int, realizations: int) -> list[Row]:
             step(states[:size])
             times[way, size].append((time.process_time() - start) / size)
         rounds += 1
-    reference = together["alone", 1]
+    reference = seen["alone", 1]
     return [
         Row(
             grid,
@@ -160,22 +172,23 @@ def measure(grid: int, width: int, realizations: int) -> list[Row]:
             realizations,
             size,
             {way: 1e3 * statistics.median(times[way, size]) for way in WAYS},
-            {way: torch.equal(together[way, size], reference) for way in WAYS},
-            {
-                way: all(torch.equal(together[way, size], together[way, o]) for o in SIZES)
-                for way in WAYS
-            },
+            {way: torch.equal(seen[way, size], reference) for way in WAYS},
+            {way: all(torch.equal(seen[way, size], seen[way, o]) for o in SIZES) for way in WAYS},
         )
         for size in GROUPS
     ]
 
 
 def split(
-    way: str, networks: Sequence[Network], states: Float[Tensor, "G M C H W"], size: int
+    way: Callable[[Design, Sequence[Member], int], Step],
+    design: Design,
+    members: Sequence[Member],
+    states: Float[Tensor, "G M C H W"],
+    size: int,
 ) -> Float[Tensor, "G M C H W"]:
     """One step of all operators in groups of `size`, the last smaller if need be."""
-    parts = [slice(i, i + size) for i in range(0, len(networks), size)]
-    return torch.cat([WAYS[way](networks[part])(states[part]) for part in parts])
+    parts = [slice(i, i + size) for i in range(0, len(members), size)]
+    return torch.cat([way(design, members[p], states.shape[-1])(states[p]) for p in parts])
 
 
 def companions(config: GenerateConfig, batch: int) -> float:

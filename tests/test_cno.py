@@ -1,20 +1,28 @@
 """The CNO family: its networks, its noise, its updates."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from spinlock.domains.base import operator_seeds
-from spinlock.domains.cno import CNO, CNOConfig
+from spinlock.domains.cno import CNO, TOGETHER, CNOConfig, KernelSize
 from spinlock.domains.cno_network import (
+    Activation,
+    Boundary,
     ConvBlock,
     Design,
+    Member,
     Network,
     Noise,
+    NoiseType,
+    Normalization,
     ResidualBlock,
     StochasticBlock,
     generator,
@@ -131,7 +139,7 @@ def test_every_parameter_changes_the_trajectory(name):
 
 @pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "tanh"])
 def test_a_block_is_torchs_own_convolution_instance_norm_and_activation(activation):
-    block = ConvBlock(3, 8, design(activation=activation), torch.Generator().manual_seed(0))
+    block = ConvBlock(3, 8, design(activation=activation), [torch.Generator().manual_seed(0)])
     convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
     convolution.load_state_dict({"weight": block.convolution.weight})
     functional = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}[activation]
@@ -144,7 +152,7 @@ def test_a_block_is_torchs_own_convolution_instance_norm_and_activation(activati
     ("normalization", "groups"), [("instance", 12), ("layer", 1), ("group", 4)]
 )
 def test_a_normalization_centres_and_scales_each_of_its_groups(normalization, groups):
-    block = ConvBlock(2, 12, design(normalization=normalization), torch.Generator())
+    block = ConvBlock(2, 12, design(normalization=normalization), [torch.Generator()])
     block.activation = nn.Identity()
     values = block(torch.randn(3, 2, 9, 9)).reshape(3, groups, -1)
     torch.testing.assert_close(values.mean(-1), torch.zeros(3, groups), atol=1e-5, rtol=0)
@@ -155,7 +163,7 @@ def test_a_normalization_centres_and_scales_each_of_its_groups(normalization, gr
 
 
 def test_without_normalization_the_convolution_has_a_bias_and_nothing_follows_it():
-    block = ConvBlock(2, 12, design(normalization="none"), torch.Generator())
+    block = ConvBlock(2, 12, design(normalization="none"), [torch.Generator()])
     block.activation = nn.Identity()
     x = torch.randn(3, 2, 9, 9)
     assert block.convolution.bias.abs().min() > 0
@@ -166,7 +174,7 @@ def test_without_normalization_the_convolution_has_a_bias_and_nothing_follows_it
     ("layers", "widths"), [(1, [8]), (2, [8, 16]), (3, [8, 16, 32]), (5, [8, 16, 32, 32, 32])]
 )
 def test_widths_double_twice_and_more_than_three_layers_are_residual(layers, widths):
-    network = Network(design(num_layers=layers), noise(), 0, 16, 16)
+    network = Network(design(num_layers=layers), [Member(noise(), 0)], 16, 16)
     kind = ResidualBlock if layers > 3 else ConvBlock
     assert [type(block) for block in network.blocks] == [ConvBlock] + [kind] * layers
     firsts = [b.blocks[0] if layers > 3 else b for b in list(network.blocks)[1:]]
@@ -176,8 +184,8 @@ def test_widths_double_twice_and_more_than_three_layers_are_residual(layers, wid
 
 @pytest.mark.parametrize("layers", [2, 4])
 def test_the_layout_of_the_weights_changes_nothing_but_rounding(layers):
-    contiguous = Network(design(num_layers=layers), noise(), 0, 31, 32)
-    last = Network(design(num_layers=layers), noise(), 0, 31, 32)
+    contiguous = Network(design(num_layers=layers), [Member(noise(), 0)], 31, 32)
+    last = Network(design(num_layers=layers), [Member(noise(), 0)], 31, 32)
     last.to(memory_format=torch.channels_last)
     state = torch.randn(2, 2, 31, 32)
     seen = contiguous.blocks(state), last.blocks(state)
@@ -186,7 +194,7 @@ def test_the_layout_of_the_weights_changes_nothing_but_rounding(layers):
 
 
 def test_weights_follow_torchs_default_distribution():
-    network = Network(design(base_channels=32, normalization="none"), noise(), 0, 16, 16)
+    network = Network(design(base_channels=32, normalization="none"), [Member(noise(), 0)], 16, 16)
     for layer in (m for m in network.modules() if isinstance(m, nn.Conv2d)):
         bound = 1 / math.sqrt(layer.weight[0].numel())
         assert layer.weight.abs().max() <= bound
@@ -197,11 +205,43 @@ def test_weights_follow_torchs_default_distribution():
 
 def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():
     before = torch.get_rng_state()
-    one, same, other = (Network(design(), noise(), seed, 16, 16) for seed in (1, 1, 2))
+    one, same, other = (Network(design(), [Member(noise(), seed)], 16, 16) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     for key, weights in one.state_dict().items():
         assert torch.equal(weights, same.state_dict()[key])
     assert not torch.equal(one.output.weight, other.output.weight)
+
+
+@given(
+    st.builds(
+        design,
+        channels=st.integers(1, 3),
+        num_layers=st.integers(1, 5),
+        base_channels=st.integers(3, 12),
+        kernel_size=st.sampled_from(get_args(KernelSize)),
+        activation=st.sampled_from(get_args(Activation)),
+        normalization=st.sampled_from(get_args(Normalization)),
+        boundary=st.sampled_from(get_args(Boundary)),
+    ),
+    st.integers(1, 3),
+    st.sampled_from([(8, 8), (16, 16), (8, 24), (4, 48)]),
+    st.lists(st.sampled_from(get_args(NoiseType)), min_size=2, max_size=TOGETHER),
+)
+@settings(max_examples=40, deadline=None)
+def test_operators_computed_together_have_the_bits_of_each_alone(design, realizations, grid, kinds):
+    members = [Member(noise(kind=kind, correlation=0.1), seed) for seed, kind in enumerate(kinds)]
+    states = torch.randn(len(members), realizations, design.channels, *grid)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            together = Network(design, members, *grid)(states.flatten(0, 1), 3)
+            alone = [
+                Network(design, [m], *grid)(x, 3) for m, x in zip(members, states, strict=True)
+            ]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_streams_of_seeds_that_agree_in_their_low_32_bits_differ():

@@ -19,7 +19,8 @@ def digests(grid: int, which: list[int]) -> dict[str, str]:
         channels=2,
         realizations=2,
         num_layers=Integer(low=2, high=4),
-        base_channels=Integer(low=8, high=24),
+        base_channels=Integer(low=8, high=8),
+        kernel_size=Choice(values=(3,)),
         activation=Choice(values=("gelu", "silu")),
         dt=0.1,
     ).build()
@@ -32,7 +33,8 @@ def digests(grid: int, which: list[int]) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("grid", [12, 24, 32])  # the last is computed channels last
+# Alone; those of one architecture together; alone and channels last.
+@pytest.mark.parametrize("grid", [12, 16, 32])
 def test_another_process_hash_seed_thread_count_batch_and_order_give_the_same_bits(grid):
     here = digests(grid, list(range(8)))
     assert len(set(here.values())) == 8

@@ -4,24 +4,23 @@ A parameter vector and a seed give a network O. From an initial field X it makes
 trajectories by one of three updates: autoregressive X <- O(X), residual X <- X + dt O(X),
 convex X <- alpha X + (1 - alpha) O(X).
 
-**Replay is exact.** Each operator is computed alone, on one thread, by calls whose shapes it
-determines itself; its M realizations are the only batch it knows. Operators run side by side
-on as many threads as torch has been given. So the same bits come out whatever the batch, its
-order, the number of threads or the process, with one CPU and one build of torch; 1x1
-convolutions and SiLU, for example, round differently on 1 and 2 threads.
+**Replay is exact.** Operators run on one thread each, side by side on as many as torch has been
+given, by calls whose shapes an operator determines itself. So the same bits come out whatever
+the batch, its order, the number of threads or the process, with one CPU and one build of torch;
+1x1 convolutions and SiLU, for example, round differently on 1 and 2 threads.
 
-**Operators of one architecture are not computed together** (benchmarks/results/cno.md). One
-grouped convolution makes 8 operators 1.3 to 1.5 times faster on grids up to 16x16, but in most
-shapes its bits depend on how many operators it is given. A convolution per operator with the
-rest batched is exact: 8 operators take 0.84 (8x8), 0.89 (16x16), 1.05 (32x32) and 1.15 (64x64)
-times as long as alone, a single one 1.06 to 1.13 times. And single is what they are: the default
-family has 588 architectures, an operator in a batch of 512 shares its own with 0.45 others on
-average, in a batch of 8 with next to none.
+**Operators of one architecture are computed together** on grids up to 16x16, where calls cost as
+much as what they compute: groups of 8 take 0.84 (8x8) to 0.89 (16x16) of the time alone. On larger
+grids a group outgrows the cache and takes longer (1.05 at 32x32, 1.15 at 64x64), so there each
+is alone (benchmarks/results/cno.md). A group also needs a grid that is a multiple of 8: then
+every state begins at a multiple of 64 bytes and ends with a full vector, as it does alone.
 
-B operators, P parameters, M realizations, T frames, C channels, H x W grid.
+B operators, P parameters, G operators of one architecture, M realizations, T frames,
+C channels, H x W grid.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Literal
 
@@ -36,6 +35,7 @@ from spinlock.domains.cno_network import (
     Activation,
     Boundary,
     Design,
+    Member,
     Network,
     Noise,
     NoiseSchedule,
@@ -55,6 +55,10 @@ from spinlock.errors import GroundTruthError
 
 KernelSize = Literal[3, 5, 7]
 UpdatePolicy = Literal["autoregressive", "residual", "convex"]
+
+TOGETHER = 8  # operators at most
+TOGETHER_CELLS = 256  # of a grid at most
+VECTOR = 64  # cells of which a grid must be a multiple
 
 
 class CNOConfig(DomainConfig):
@@ -153,37 +157,56 @@ class CNO(Domain):
     ) -> Float[Tensor, "B M T C H W"]:
         if frames < 1:
             raise ValueError(f"frames must be at least 1, not {frames}")
-        operators = self.space.physical(unit)
+        height, width = initial.shape[-2:]
+        axes = [dict(zip(self.space.names, row, strict=True)) for row in unit.tolist()]
         trajectories = torch.empty(
-            (len(operators), self.realizations, frames, *initial.shape[1:]), dtype=torch.float32
+            (len(axes), self.realizations, frames, *initial.shape[1:]), dtype=torch.float32
         )
 
-        def run(index: int) -> None:
-            height, width = initial.shape[-2:]
-            axes = dict(zip(self.space.names, unit[index].tolist(), strict=True))
-            network = self._network(axes, int(seeds[index]), height, width)
-            policy = self.config.update_policy.value(axes["update_policy"])
-            fault = self._iterate(network, policy, initial[index], trajectories[index])
-            if fault is not None:
-                values = ", ".join(f"{name} {value}" for name, value in operators[index].items())
-                raise GroundTruthError(
-                    f"cno: operator {first + index} (seed {seeds[index]}) {fault}. Its parameters: "
-                    f"{values}. Narrow the ranges that lead there, or raise `limit`."
-                )
+        def run(together: Sequence[int]) -> dict[int, str]:
+            design, policy = self._architecture(axes[together[0]])
+            members = [Member(self._noise(axes[i]), int(seeds[i])) for i in together]
+            network = Network(design, members, height, width)
+            made, faults = self._iterate(network, policy, initial[together], frames)
+            trajectories[together] = made
+            return {together[place]: fault for place, fault in faults.items()}
 
         threads = torch.get_num_threads()
+        faults: dict[int, str] = {}
         try:
             # The number of threads belongs to the thread that sets it, and to those born later.
             with ThreadPoolExecutor(
                 threads, initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
-                for _ in pool.map(run, range(len(operators))):
-                    pass  # in order: of several refused operators, the first is named
+                for found in pool.map(run, self._groups(axes, height, width, threads)):
+                    faults |= found
         finally:
             torch.set_num_threads(threads)
+        for index in sorted(faults)[:1]:
+            values = self.space.physical(unit)[index].items()
+            raise GroundTruthError(
+                f"cno: operator {first + index} (seed {seeds[index]}) {faults[index]}. Its "
+                f"parameters: {', '.join(f'{name} {value}' for name, value in values)}. "
+                "Narrow the ranges that lead there, or raise `limit`."
+            )
         return trajectories
 
-    def _network(self, axes: Mapping[str, float], seed: int, height: int, width: int) -> Network:
+    def _groups(
+        self, axes: Sequence[Mapping[str, float]], height: int, width: int, threads: int
+    ) -> list[list[int]]:
+        """The operators that are computed together, spread over `threads`."""
+        if height * width > TOGETHER_CELLS or height * width % VECTOR:
+            return [[index] for index in range(len(axes))]
+        alike: dict[object, list[int]] = defaultdict(list)
+        for index, each in enumerate(axes):
+            alike[self._architecture(each)].append(index)
+        groups = []
+        for members in alike.values():
+            size = min(TOGETHER, -(-len(members) // threads))
+            groups += [members[i : i + size] for i in range(0, len(members), size)]
+        return groups
+
+    def _architecture(self, axes: Mapping[str, float]) -> tuple[Design, UpdatePolicy]:
         config = self.config
         design = Design(
             channels=config.channels,
@@ -194,7 +217,11 @@ class CNO(Domain):
             normalization=config.normalization.value(axes["normalization"]),
             boundary=config.boundary,
         )
-        noise = Noise(
+        return design, config.update_policy.value(axes["update_policy"])
+
+    def _noise(self, axes: Mapping[str, float]) -> Noise:
+        config = self.config
+        return Noise(
             scale=config.noise_scale.value(axes["noise_scale"]),
             kind=config.noise_type.value(axes["noise_type"]),
             correlation=config.spatial_correlation.value(axes["spatial_correlation"]),
@@ -202,38 +229,46 @@ class CNO(Domain):
             horizon=config.noise_horizon,
             period=config.noise_period,
         )
-        return Network(design, noise, seed, height, width)
 
     @torch.no_grad()
     def _iterate(
         self,
         network: Network,
         policy: UpdatePolicy,
-        initial: Float[Tensor, "C H W"],
-        trajectory: Float[Tensor, "M T C H W"],
-    ) -> str | None:
-        """Fill `trajectory`; what is wrong with it, if something is."""
-        realizations, frames = trajectory.shape[:2]
-        state = initial.repeat(realizations, 1, 1, 1)
+        initial: Float[Tensor, "G C H W"],
+        frames: int,
+    ) -> tuple[Float[Tensor, "G M T C H W"], dict[int, str]]:
+        """The trajectories of a group, and what is wrong with those of its members that stray.
+
+        It ends when none is left that does not.
+        """
+        count = len(initial)
+        states = initial.repeat_interleave(self.realizations, 0)
+        trajectories = states.new_empty((count, self.realizations, frames, *initial.shape[1:]))
+        faults: dict[int, str] = {}
         for frame in range(frames):
             if frame > 0:
-                state = self._update(policy, state, network(state, frame - 1))
-            trajectory[:, frame] = state
-            peaks = state.abs().amax((1, 2, 3))  # NaN where a state holds one
-            for realization, peak in enumerate(peaks.tolist()):
+                states = self._update(policy, states, network(states, frame - 1))
+            trajectories[:, :, frame] = states.unflatten(0, (count, -1))
+            peaks = states.abs().amax((1, 2, 3))  # NaN where a state holds one
+            for place, peak in enumerate(peaks.tolist()):
                 if not peak <= self.config.limit:
-                    return (
+                    operator, realization = divmod(place, self.realizations)
+                    faults.setdefault(
+                        operator,
                         f"has |u| = {peak:.4g} at frame {frame} of realization {realization}, "
-                        f"beyond the limit {self.config.limit:g}"
+                        f"beyond the limit {self.config.limit:g}",
                     )
-        return None
+            if len(faults) == count:
+                break
+        return trajectories, faults
 
     def _update(
         self,
         policy: UpdatePolicy,
-        state: Float[Tensor, "M C H W"],
-        image: Float[Tensor, "M C H W"],
-    ) -> Float[Tensor, "M C H W"]:
+        state: Float[Tensor, "N C H W"],
+        image: Float[Tensor, "N C H W"],
+    ) -> Float[Tensor, "N C H W"]:
         match policy:
             case "autoregressive":
                 return image

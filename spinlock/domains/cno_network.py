@@ -1,14 +1,20 @@
-"""The random convolutional network that one CNO operator is.
+"""The random convolutional networks that CNO operators are.
 
 Untrained: weights follow PyTorch's default distributions, drawn from the operator's seed.
 Instance, layer and group normalization are all group norms without an affine part, which at
 initialization is the identity and here never moves.
 
-M realizations (the batch dimension: only they share a network), C channels, H x W grid.
+Operators of one architecture may be computed together. What has weights or draws noise is then
+computed for each with the very call that it makes alone, what has none for all at once; so the
+bits of an operator do not depend on how many stand beside it, as those of a grouped convolution
+do (benchmarks/results/cno.md).
+
+G operators of one architecture, M realizations of each, N = G M states (the realizations of the
+first operator, of the second ..), C channels, H x W grid.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,6 +128,23 @@ class StochasticBlock(nn.Module):
         return self.rows @ white @ self.columns
 
 
+class PerOperator(nn.Module):
+    """A layer of each of G operators, each applied to the states of its own."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Float[Tensor, "N Ci H W"], *step: int) -> Float[Tensor, "N Co H W"]:
+        parts = x.chunk(len(self.layers))
+        return torch.cat([layer(x, *step) for layer, x in zip(self.layers, parts, strict=True)])
+
+
+def per_operator(layers: Sequence[nn.Module]) -> nn.Module:
+    """The layers of G operators as one; that of a single operator as it is."""
+    return layers[0] if len(layers) == 1 else PerOperator(layers)
+
+
 class ConvBlock(nn.Module):
     """Convolution, normalization, activation; the convolution has a bias if none normalizes it.
 
@@ -129,15 +152,17 @@ class ConvBlock(nn.Module):
     what they compute.
     """
 
-    def __init__(self, inputs: int, outputs: int, design: "Design", rng: torch.Generator) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, design: "Design", rngs: Sequence[torch.Generator]
+    ) -> None:
         super().__init__()
         self.groups = design.groups(outputs)
         self.convolution = convolution(
-            inputs, outputs, design.kernel_size, design.boundary, rng, self.groups is None
+            inputs, outputs, design.kernel_size, design.boundary, rngs, self.groups is None
         )
         self.activation = ACTIVATIONS[design.activation]
 
-    def forward(self, x: Float[Tensor, "M Ci H W"]) -> Float[Tensor, "M Co H W"]:
+    def forward(self, x: Float[Tensor, "N Ci H W"]) -> Float[Tensor, "N Co H W"]:
         y: Tensor = self.convolution(x)
         if self.groups is not None:
             y = torch.group_norm(y, self.groups)
@@ -147,18 +172,20 @@ class ConvBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Two ConvBlocks beside the identity, or a 1x1 convolution where the widths differ."""
 
-    def __init__(self, inputs: int, outputs: int, design: "Design", rng: torch.Generator) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, design: "Design", rngs: Sequence[torch.Generator]
+    ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            ConvBlock(inputs, outputs, design, rng), ConvBlock(outputs, outputs, design, rng)
+            ConvBlock(inputs, outputs, design, rngs), ConvBlock(outputs, outputs, design, rngs)
         )
         self.shortcut = (
             nn.Identity()
             if inputs == outputs
-            else convolution(inputs, outputs, 1, design.boundary, rng, True)
+            else convolution(inputs, outputs, 1, design.boundary, rngs, True)
         )
 
-    def forward(self, x: Float[Tensor, "M Ci H W"]) -> Float[Tensor, "M Co H W"]:
+    def forward(self, x: Float[Tensor, "N Ci H W"]) -> Float[Tensor, "N Co H W"]:
         y: Tensor = self.blocks(x) + self.shortcut(x)
         return y
 
@@ -188,50 +215,69 @@ class Design:
                 return None
 
 
+@dataclass(frozen=True)
+class Member:
+    """What one of several operators of a Design has of its own: its noise and its seed."""
+
+    noise: Noise
+    seed: int
+
+
 class Network(nn.Module):
     """ConvBlock(C, b), `num_layers` blocks of widths b, 2b, 4b, 4b .., noise, 1x1 convolution.
 
     Beyond three layers the blocks are ResidualBlocks.
     """
 
-    def __init__(self, design: Design, noise: Noise, seed: int, height: int, width: int) -> None:
+    def __init__(self, design: Design, members: Sequence[Member], height: int, width: int) -> None:
         super().__init__()
-        rng = generator(seed, WEIGHTS)
+        rngs = [generator(member.seed, WEIGHTS) for member in members]
         block = ResidualBlock if design.num_layers > 3 else ConvBlock
         widths = [design.base_channels * 2 ** min(i, 2) for i in range(design.num_layers)]
-        layers: list[nn.Module] = [ConvBlock(design.channels, design.base_channels, design, rng)]
+        layers: list[nn.Module] = [ConvBlock(design.channels, design.base_channels, design, rngs)]
         for inputs, outputs in zip([design.base_channels, *widths], widths, strict=False):
-            layers.append(block(inputs, outputs, design, rng))
+            layers.append(block(inputs, outputs, design, rngs))
         self.blocks = nn.Sequential(*layers)
-        self.stochastic = StochasticBlock(noise, seed, height, width)
-        self.output = convolution(widths[-1], design.channels, 1, design.boundary, rng, True)
+        self.stochastic = per_operator(
+            [StochasticBlock(member.noise, member.seed, height, width) for member in members]
+        )
+        self.output = convolution(widths[-1], design.channels, 1, design.boundary, rngs, True)
         if height * width >= CHANNELS_LAST:
             for layer in self.modules():
                 if isinstance(layer, nn.Conv2d):  # the activations take the weights' layout
                     layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)
 
-    def forward(self, state: Float[Tensor, "M C H W"], step: int) -> Float[Tensor, "M C H W"]:
-        y: Tensor = self.output(self.stochastic(self.blocks(state), step))
+    def forward(self, states: Float[Tensor, "N C H W"], step: int) -> Float[Tensor, "N C H W"]:
+        y: Tensor = self.output(self.stochastic(self.blocks(states), step))
         return y
 
 
 def convolution(
-    inputs: int, outputs: int, kernel: int, boundary: Boundary, rng: torch.Generator, bias: bool
-) -> nn.Conv2d:
-    """A same-size convolution with PyTorch's default initialization, drawn from `rng`."""
-    # On the meta device torch's own initialization draws nothing from the global generator.
-    layer = nn.Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        padding=kernel // 2,
-        bias=bias,
-        padding_mode=boundary,
-        device="meta",
-        dtype=torch.float32,
-    ).to_empty(device="cpu")
-    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=rng)
-    if layer.bias is not None:
-        bound = 1 / math.sqrt(inputs * kernel * kernel)
-        nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
-    return layer
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    boundary: Boundary,
+    rngs: Sequence[torch.Generator],
+    bias: bool,
+) -> nn.Module:
+    """A same-size convolution drawn from each of `rngs`, with PyTorch's default initialization."""
+
+    def drawn(rng: torch.Generator) -> nn.Conv2d:
+        # On the meta device torch's own initialization draws nothing from the global generator.
+        layer = nn.Conv2d(
+            inputs,
+            outputs,
+            kernel,
+            padding=kernel // 2,
+            bias=bias,
+            padding_mode=boundary,
+            device="meta",
+            dtype=torch.float32,
+        ).to_empty(device="cpu")
+        nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=rng)
+        if layer.bias is not None:
+            bound = 1 / math.sqrt(inputs * kernel * kernel)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
+        return layer
+
+    return per_operator([drawn(rng) for rng in rngs])

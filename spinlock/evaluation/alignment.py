@@ -4,7 +4,6 @@ The four sections of the NOA training guide: reconstruction, token diversity, co
 consistency. Letters: N samples, F frames, C H W field, P parameters, S states, V latents' entries.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from spinlock.evaluation.alignment_judge import (
 from spinlock.evaluation.alignment_measurement import AlignmentMeasurement, measure_alignment
 from spinlock.evaluation.alignment_rollouts import held_out, projector_into, roll, steps_of
 from spinlock.evaluation.subject import load_subject
-from spinlock.evaluation.verdict import Finding, Status, verdict
+from spinlock.evaluation.verdict import Finding, Status, in_json, verdict
 from spinlock.vqvae import Tokenizer
 
 
@@ -81,7 +80,7 @@ class AlignmentReport:
             "measured": None if self.measured is None else _measured(self.measured),
             "thresholds": [asdict(each) for each in (*GRADES, *LIMITS)],
         }
-        return {key: _in_json(value) for key, value in found.items()}
+        return {key: in_json(value) for key, value in found.items()}
 
 
 def diagnose_alignment(
@@ -147,14 +146,7 @@ def _measured(found: AlignmentMeasurement) -> dict[str, Any]:
     projection = found.projection
     return {
         "reconstruction": asdict(found.reconstruction),
-        "tokens": {
-            **asdict(found.tokens),
-            "codes": found.tokens.codes,
-            "reachable": found.tokens.reachable,
-            "used": asdict(found.tokens.used),
-            "utilization": asdict(found.tokens.utilization),
-            "entropy": asdict(found.tokens.entropy),
-        },
+        "tokens": found.tokens.document(),
         "projection": None
         if projection is None
         else {**asdict(projection), "mean": projection.mean, "std": projection.std},
@@ -166,11 +158,3 @@ def _measured(found: AlignmentMeasurement) -> dict[str, Any]:
         },
         "consistency": None if found.consistency is None else asdict(found.consistency),
     }
-
-
-def _in_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _in_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_in_json(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,6 +5,7 @@ D standardized features.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,10 +110,9 @@ def measure_alignment(
     """
     if len(rolled) < 2:
         raise ValueError("an alignment is measured on two samples at least")
-    seen = [_seen(tokenizer, frames) for frames in (rolled, truth)]
-    noa, true = seen
+    noa, true = (see(tokenizer, standardized(tokenizer, frames)) for frames in (rolled, truth))
     return AlignmentMeasurement(
-        reconstruction=_reconstruction(tokenizer, noa.errors, true.errors),
+        reconstruction=reconstruction(tokenizer, noa.errors, true.errors),
         tokens=token_use(tokenizer, noa.codes, true.codes),
         projection=None if projected is None else similarity(projected.mean(1), noa.latents),
         resemblance=resemblance(noa.latents, true.latents),
@@ -125,30 +125,46 @@ def measure_alignment(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
+    """What the tokenizer makes of trajectories; `errors` are the squares of what it loses."""
+
     errors: Float[Tensor, "N D"]
     latents: Float[Tensor, "N V"]
     codes: Int[Tensor, "N Q"]
 
 
-def _seen(tokenizer: Tokenizer, frames: Float[Tensor, "N F C H W"]) -> _Seen:
+def standardized(tokenizer: Tokenizer, frames: Float[Tensor, "N F C H W"]) -> Float[Tensor, "N D"]:
+    """Trajectories' features; raises ArtifactError for those that the tokenizer is not for."""
     count, channels, height, width = frames.shape[1:]
     tokenizer.expect(frames=count, channels=channels, grid=(height, width))
-    features = tokenizer.standardizer(extract(frames, tokenizer.feature_config))
+    features: Tensor = tokenizer.standardizer(extract(frames, tokenizer.feature_config))
+    return features
+
+
+@torch.no_grad()
+def see(tokenizer: Tokenizer, features: Float[Tensor, "N D"]) -> Seen:
+    """Standardized features through encoder, codes and decoder."""
     model = tokenizer.vqvae
-    return _Seen(
+    return Seen(
         errors=(blocks.reconstruct(model, features) - features).square(),
         latents=model.flatten(model.latents(features)),
         codes=blocks.encode(model, features),
     )
 
 
-def _reconstruction(tokenizer: Tokenizer, noa: Tensor, truth: Tensor) -> Reconstruction:
-    families = [name.partition(".")[0] for name in tokenizer.standardizer.names]
-    columns = {
-        family: [place for place, found in enumerate(families) if found == family]
-        for family in dict.fromkeys(families)
-    }
+def families(names: Sequence[str]) -> dict[str, list[int]]:
+    """The columns of each family of features, by the first part of their names, in order."""
+    found: dict[str, list[int]] = {}
+    for column, name in enumerate(names):
+        found.setdefault(name.partition(".")[0], []).append(column)
+    return found
+
+
+def reconstruction(
+    tokenizer: Tokenizer, noa: Float[Tensor, "N D"], truth: Float[Tensor, "N D"]
+) -> Reconstruction:
+    """The means of both errors, in all and by family."""
+    columns = families(tokenizer.standardizer.names)
     return Reconstruction(
         total=_pair(noa, truth),
         families={

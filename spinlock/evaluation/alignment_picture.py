@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 
 from spinlock.evaluation.alignment import AlignmentReport
 from spinlock.evaluation.alignment_judge import ENTROPY_RATIO, GRADES
-from spinlock.evaluation.alignment_measurement import AlignmentMeasurement
+from spinlock.evaluation.alignment_measurement import AlignmentMeasurement, Reconstruction
 from spinlock.evaluation.gradient_picture import COLOURS
 from spinlock.evaluation.pictures.style import BLUE, GREEN, GREY, RED, figure, save
+from spinlock.evaluation.token_use import TokenUse
 
 WIDTH, BINS = 0.38, 24
 
@@ -27,8 +28,8 @@ def draw(report: AlignmentReport, path: Path) -> None:
             made.text(0.5, 0.5, report.findings[0].sentence, ha="center", color=RED)
         else:
             ((reconstruction, tokens), (cosines, norms)) = made.subplots(2, 2)
-            _reconstruction(reconstruction, report.measured)
-            _tokens(tokens, report.measured)
+            draw_reconstruction(reconstruction, report.measured.reconstruction)
+            draw_tokens(tokens, report.measured.tokens)
             _cosines(cosines, report.measured)
             _norms(norms, report.measured)
             for ax, section in zip(made.axes, report.sections, strict=True):
@@ -38,8 +39,8 @@ def draw(report: AlignmentReport, path: Path) -> None:
         save(made, path)
 
 
-def _reconstruction(ax: Axes, measured: AlignmentMeasurement) -> None:
-    found = measured.reconstruction
+def draw_reconstruction(ax: Axes, found: Reconstruction) -> None:
+    """A pair of bars in all and for each family, and the limits of the grades."""
     pairs = {"total": found.total, **found.families}
     ax.set_title("1. Reconstruction error")
     places = np.arange(len(pairs))
@@ -64,9 +65,8 @@ def _reconstruction(ax: Axes, measured: AlignmentMeasurement) -> None:
     ax.legend(loc="upper left", ncols=2, fontsize=8)
 
 
-def _tokens(ax: Axes, measured: AlignmentMeasurement) -> None:
+def draw_tokens(ax: Axes, found: TokenUse) -> None:
     """A point for each codebook: below the line, rollouts are less diverse than the truth."""
-    found = measured.tokens
     use = found.utilization
     ax.set_title("2. Entropy of each codebook, bits")
     truth = [book.entropy.truth for book in found.codebooks]

@@ -9,8 +9,9 @@ from rich.text import Text
 
 from spinlock.evaluation.alignment import AlignmentReport
 from spinlock.evaluation.alignment_judge import Section
-from spinlock.evaluation.alignment_measurement import AlignmentMeasurement
+from spinlock.evaluation.alignment_measurement import AlignmentMeasurement, Reconstruction
 from spinlock.evaluation.gradient_tables import STYLES, heading, sentence
+from spinlock.evaluation.token_use import TokenUse
 
 UNMEASURED = "Not measured: it takes the NOA's own projector into these latents."
 
@@ -35,13 +36,13 @@ def tables(report: AlignmentReport) -> Iterator[RenderableType]:
 def _sections(
     measured: AlignmentMeasurement, graded: tuple[Section, ...]
 ) -> Iterator[RenderableType]:
-    reconstruction, tokens, correlation, consistency = graded
+    reconstructed, tokenized, correlation, consistency = graded
     yield heading("1. VQ reconstruction quality")
-    yield _reconstruction(measured)
-    yield _graded(reconstruction)
+    yield reconstruction(measured.reconstruction)
+    yield _graded(reconstructed)
     yield heading("2. Token diversity")
-    yield _tokens(measured)
-    yield _graded(tokens)
+    yield tokens(measured.tokens)
+    yield _graded(tokenized)
     yield heading("3. Alignment correlation")
     yield _correlation(measured)
     yield _graded(correlation)
@@ -55,27 +56,29 @@ def _graded(section: Section) -> str:
     return UNMEASURED if section.word is None else f"Assessment: {section.word}"
 
 
-def _table(*columns: str) -> Table:
+def ruled(*columns: str) -> Table:
+    """An empty table with a ruled head, whose first column is words and the others numbers."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left", no_wrap=bool(number))
     return table
 
 
-def _reconstruction(measured: AlignmentMeasurement) -> Table:
-    table = _table("mean squared error", "rollouts", "truth", "ratio")
+def reconstruction(found: Reconstruction) -> Table:
+    """What the tokenizer loses of rollouts and of the truth, by family."""
+    table = ruled("mean squared error", "rollouts", "truth", "ratio")
     for name, pair in {
-        "total": measured.reconstruction.total,
-        **{name.upper(): pair for name, pair in measured.reconstruction.families.items()},
+        "total": found.total,
+        **{name.upper(): pair for name, pair in found.families.items()},
     }.items():
         ratio = f"{pair.noa / pair.truth:.2f}" if pair.truth > 0 else ""
         table.add_row(name, f"{pair.noa:.4f}", f"{pair.truth:.4f}", ratio)
     return table
 
 
-def _tokens(measured: AlignmentMeasurement) -> Table:
-    found = measured.tokens
-    table = _table("", "rollouts", "truth")
+def tokens(found: TokenUse) -> Table:
+    """Codes in use, their entropy, and what rollouts and the truth have in common."""
+    table = ruled("", "rollouts", "truth")
     use = found.utilization
     table.add_row(
         f"codes used, of {found.reachable} in reach ({found.codes} in all)",
@@ -89,7 +92,7 @@ def _tokens(measured: AlignmentMeasurement) -> Table:
 
 
 def _correlation(measured: AlignmentMeasurement) -> Table:
-    table = _table("latents compared", "cosine", "MSE", "variance")
+    table = ruled("latents compared", "cosine", "MSE", "variance")
     own, projection = measured.resemblance.own, measured.projection
     if projection is not None:
         table.add_row(
@@ -116,7 +119,7 @@ def _correlation(measured: AlignmentMeasurement) -> Table:
 
 
 def _consistency(measured: AlignmentMeasurement) -> Table:
-    table = _table("norm of projected latents", "rollouts", "true states")
+    table = ruled("norm of projected latents", "rollouts", "true states")
     found = measured.consistency
     assert found is not None
     states = len(found.spreads)

@@ -1,7 +1,8 @@
 """The codes that rollouts use, beside those of their truth. N samples, Q codebooks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -68,6 +69,17 @@ class TokenUse:
             sum(book.entropy.noa for book in self.codebooks) / count,
             sum(book.entropy.truth for book in self.codebooks) / count,
         )
+
+    def document(self) -> dict[str, Any]:
+        """As JSON holds it, with what follows from the codebooks."""
+        return {
+            **asdict(self),
+            "codes": self.codes,
+            "reachable": self.reachable,
+            "used": asdict(self.used),
+            "utilization": asdict(self.utilization),
+            "entropy": asdict(self.entropy),
+        }
 
 
 def token_use(tokenizer: Tokenizer, noa: Int[Tensor, "N Q"], truth: Int[Tensor, "N Q"]) -> TokenUse:

@@ -1,4 +1,4 @@
-"""All pictures of a run and its numbers on one HTML page that needs nothing but itself."""
+"""Pictures and their numbers on one HTML page that needs nothing but itself."""
 
 import base64
 import math
@@ -62,18 +62,24 @@ def write_page(
     categories: Sequence[CategoryRow],
     sections: Sequence[Section],
 ) -> None:
-    """Write the page; the sections' pictures are read from where they lie."""
-    body = "\n".join(
+    """Write a run's page; the sections' pictures are read from where they lie."""
+    write_html(
+        path,
+        heading,
+        note,
         [
-            f"<h1>{escape(heading)}</h1>",
-            f'<p class="note">{escape(note)}</p>',
             "<h2>Metrics</h2>",
             _targets(metrics),
-            *(_section(section) for section in sections),
+            *(section_html(section) for section in sections),
             "<h2>Categories</h2>",
             _categories(categories),
-        ]
+        ],
     )
+
+
+def write_html(path: Path, heading: str, note: str, parts: Sequence[str]) -> None:
+    """Write a page of `parts`, which are HTML."""
+    body = "\n".join([f"<h1>{escape(heading)}</h1>", f'<p class="note">{escape(note)}</p>', *parts])
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -113,7 +119,8 @@ def _categories(rows: Sequence[CategoryRow]) -> str:
     return f"<table>{head}{shown}</table>"
 
 
-def _section(section: Section) -> str:
+def section_html(section: Section) -> str:
+    """Its heading, its text, and the picture itself or why there is none."""
     parts = [f"<h2>{escape(section.title)}</h2>", f"<p>{escape(section.text)}</p>"]
     if section.picture is None:
         parts.append(f'<p class="absent">{escape(section.absent)}</p>')

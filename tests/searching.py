@@ -119,6 +119,7 @@ class Regression:
     metrics = ("train/total", "val/traj", "val/commit", "val/latent")
     columns = ("val/traj", "val/commit", "val/latent")
     weighed = {"train/total": ("loss.lambda_commit",)}  # noqa: RUF012
+    optional = {}  # noqa: RUF012
 
     def unsound(self, guard: Guard) -> str | None:
         return "not here" if guard.metric == "val/latent" else None

@@ -11,7 +11,7 @@ from spinlock.data import open_dataset
 from spinlock.errors import ConfigError, TrainingError
 from spinlock.training.batches import split
 from spinlock.training.config import DataConfig, NOATraining
-from spinlock.training.noa_recipe import ENABLE, KEYS, noa_training
+from spinlock.training.noa_recipe import ENABLE, KEYS, MODE, MODES, noa_training
 
 
 def test_the_first_realizations_of_every_operator_are_taken_each_as_an_item(
@@ -60,6 +60,11 @@ OTHERS = {
     "n_realizations": (None, 2),
     "vqvae_path": ("vqvae", "other"),
     "lambda_traj": (1.0, 0.3),
+    "lambda_ic": (None, 0.3),
+    "lambda_recon": (None, 1.0),
+    "lambda_tokens": (None, 0.1),
+    "lambda_project": (None, 0.1),
+    "lambda_augment": (None, 0.1),
     "seed": (0, 42),
 }
 ALL = TABLES | OTHERS
@@ -97,7 +102,29 @@ def test_without_a_tokenizer_the_run_is_the_state_only_baseline() -> None:
     assert (found.loss.lambda_traj, found.loss.lambda_commit, found.loss.lambda_latent) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("given", [{"lambda_commit": 0.5}, {ENABLE: True}, {"lambda_latent": 0.1}])
+@pytest.mark.parametrize(
+    ("mode", "traj", "commit", "recon"),
+    [("state", 1.0, 0.0, None), ("mse_led", 1.0, 0.5, None), ("vq_led", 0.3, 0.5, 1.0)],
+)
+def test_a_loss_mode_sets_the_weights_that_are_not_given(
+    mode: str, traj: float, commit: float, recon: float | None
+) -> None:
+    given = {"dataset": "data.h5", "vqvae_path": "vqvae", MODE: mode}
+    found = noa_training(given).loss
+    assert (found.lambda_traj, found.lambda_commit, found.lambda_recon) == (traj, commit, recon)
+    assert found.lambda_latent == 0
+    louder = noa_training({**given, "lambda_commit": 0.9, "lambda_traj": 2.0}).loss
+    assert (louder.lambda_traj, louder.lambda_commit) == (2.0, 0.9)
+    assert set(MODES) == {"state", "mse_led", "vq_led"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"lambda_commit": 0.5}, {ENABLE: True}, {"lambda_latent": 0.1}, {MODE: "vq_led"}),
+        *({f"lambda_{term}": 0.1} for term in ("recon", "tokens", "project", "augment")),
+    ],
+)
 def test_a_loss_that_needs_a_tokenizer_is_refused_without_one(given: dict[str, Any]) -> None:
     (flag,) = given
     said = f"--{flag.replace('_', '-')}: it compares with a tokenizer, and none is given"

@@ -13,6 +13,7 @@ from searching import Regression
 from spinlock.config import dotted, known_paths
 from spinlock.errors import ConfigError
 from spinlock.search.check import load_study
+from spinlock.search.noa import NOA
 from spinlock.search.schema import study_schema
 from spinlock.search.space import ASHA, Objective, Parameter, Study
 from spinlock.search.trainable import Trainable
@@ -118,6 +119,25 @@ def test_a_mistake_is_answered_with_file_line_key_and_what_to_do(
     assert old in text
     space.write_text(text.replace(old, new, 1))
     assert re.search(message, fault(space), re.DOTALL)
+
+
+def test_a_metric_that_no_run_would_report_is_refused_until_its_setting_is_given(
+    tmp_path: Path,
+) -> None:
+    space = tmp_path / "space.yaml"
+    told = "val/tokens, which runs report that have loss.lambda_tokens. Set it under training"
+    base = "name: t\ntrials: 2\nspace:\n  optimizer.lr: {log_uniform: [1e-4, 1e-2]}\n"
+    base += "training: {data: {path: d.h5}, tokenizer: v"
+    where = {
+        f"{base}}}\nobjective: {{metric: val/tokens}}\n": "space.yaml:6: objective.metric",
+        f"{base}}}\nguards: [{{kind: divergence, metric: val/tokens}}]\n": "space.yaml:6: guards.0",
+    }
+    for text, place in where.items():
+        space.write_text(text)
+        with pytest.raises(ConfigError, match=f"{place}.*{told}"):
+            load_study(space, NOA())
+        space.write_text(text.replace("tokenizer: v", "tokenizer: v, loss: {lambda_tokens: 0}"))
+        load_study(space, NOA())
 
 
 def test_an_objective_that_searched_weights_enter_is_refused_with_the_reason(space: Path) -> None:

@@ -11,11 +11,12 @@ from spinlock.cli.root import Overrides, app
 from spinlock.errors import ArtifactError, ConfigError, SpinlockError
 from spinlock.training import checkpoint, outputs, pretrained, retention
 from spinlock.training.events import MLflow
-from spinlock.training.noa_recipe import ENABLE, KEYS, default, noa_training
+from spinlock.training.noa_recipe import ENABLE, KEYS, MODE, default, noa_training
 from spinlock.training.old_checkpoint import OldCheckpoint, read_old
 from spinlock.training.parallel import launched
 
 CHECKPOINTS = Path("checkpoints/noa")
+OFF = "not there"
 
 
 def _flag(name: str, told: str, otherwise: str | None = None) -> Any:
@@ -56,6 +57,29 @@ def train_noa(
         int | None,
         _flag("latent_sample_steps", "States that L_latent looks at; -1: all of the window."),
     ] = None,
+    loss_mode: Annotated[
+        Literal["state", "mse_led", "vq_led"] | None,
+        typer.Option(help="What leads: sets the weights not given.", show_default="mse_led"),
+    ] = None,
+    lambda_ic: Annotated[
+        float | None, _flag("lambda_ic", "Weight of L_ic: no jump at the first step.", OFF)
+    ] = None,
+    lambda_recon: Annotated[
+        float | None,
+        _flag("lambda_recon", "Weight of L_recon: what the VQ-VAE loses of the rollout.", OFF),
+    ] = None,
+    lambda_tokens: Annotated[
+        float | None,
+        _flag("lambda_tokens", "Weight of L_tokens: divergence of soft token assignments.", OFF),
+    ] = None,
+    lambda_project: Annotated[
+        float | None,
+        _flag("lambda_project", "Weight of L_project: a learned projection of features.", OFF),
+    ] = None,
+    lambda_augment: Annotated[
+        float | None,
+        _flag("lambda_augment", "Weight of L_augment: features decoded from drawn tokens.", OFF),
+    ] = None,
     lr_schedule: Annotated[
         Literal["cosine", "constant"] | None, _flag("lr_schedule", "After the warm-up.")
     ] = None,
@@ -93,7 +117,7 @@ def train_noa(
     given = {
         name: value
         for name, value in locals().items()
-        if (name in KEYS or name == ENABLE) and value is not None and value is not False
+        if (name in KEYS or name in (ENABLE, MODE)) and value is not None and value is not False
     }
     if resume is not None and init_from is not None:
         raise ConfigError("--resume and --init-from: a run goes on or starts anew. Give one.")

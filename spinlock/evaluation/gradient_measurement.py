@@ -128,7 +128,7 @@ def _loss(
         if probe.tokenizer is not None and probe.projector is not None and tapped is not None:
             found = probe.tokenizer(leaf)
             projected = probe.projector(tapped).mean(1)
-            alignment = Alignment(found.latents, found.quantized, projected)
+            alignment = Alignment(probe.tokenizer, found, projected)
             seen = {
                 "latents": found.latents.detach(),
                 "quantized": found.quantized,

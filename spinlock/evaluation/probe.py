@@ -141,10 +141,10 @@ def _loss(subject: Subject, steps: int) -> tuple[dict[str, float], Tokenizer | N
         for key, value in given.items()
         if key.startswith("lambda_") and value
     } or {"traj": 1.0}
-    known = {"traj", "commit", "latent"}
+    known = {"traj", "commit", "latent", "recon"}
     path = subject.training.get("tokenizer")
     tokenizer, reason = None, "they are not known here"
-    if path is not None and wanted.keys() & {"commit", "latent"}:
+    if path is not None and wanted.keys() & known - {"traj"}:
         tokenizer, reason = _tokenizer(Path(path), subject, steps)
     if tokenizer is None:
         known = {"traj"}

@@ -28,6 +28,8 @@ class Rollout:
     frames: Float[Tensor, "B F C H W"]
     window: int
     taps: Float[Tensor, "B S D"] | None
+    first: Float[Tensor, "B C H W"] | None = None
+    """The state after the first step, with gradient, when asked for."""
 
     @property
     def supervised(self) -> Float[Tensor, "B w C H W"]:
@@ -58,19 +60,29 @@ def rollout(
     timesteps: int,
     window: int,
     tapped: Collection[int] = (),
+    first: bool = False,
 ) -> Rollout:
-    """`timesteps` applications of `model` from `initial`, the last `window` with gradient."""
+    """`timesteps` applications of `model` from `initial`, the last `window` with gradient.
+
+    With `first` the first step has gradient too, if no further than its own state.
+    """
     state, frames, taps = initial, [initial], []
+    films = model.condition(parameters)
+    opening = model(initial, films).state if first and window < timesteps else None
+    if opening is not None:
+        state = opening.detach()
+        frames.append(state)
     with torch.no_grad():
-        films = model.condition(parameters)
-        for _ in range(timesteps - window):
+        for _ in range(timesteps - window - (opening is not None)):
             state = model(state, films).state
             frames.append(state)
-    films = model.condition(parameters)
     for index in range(window):
         step = model(state, films)
         state = step.state
         frames.append(state)
         if index in tapped:
             taps.append(step.bottleneck.mean((-2, -1)))
-    return Rollout(torch.stack(frames, 1), window, torch.stack(taps, 1) if taps else None)
+    if first and opening is None:
+        opening = frames[1]
+    stacked = torch.stack(taps, 1) if taps else None
+    return Rollout(torch.stack(frames, 1), window, stacked, opening)

@@ -113,6 +113,9 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
                     f"metrics of a {trainable.name}. {nearest(metric, trainable.metrics)}"
                 )
                 faults.append((("guards", index), message))
+            elif missing := _unset(study, trainable, metric):
+                message = f"guards.{index}: {guard.kind} watches {missing}"
+                faults.append((("guards", index), message))
     return faults + _objective_faults(study, trainable)
 
 
@@ -147,7 +150,20 @@ def _objective_faults(
             hint = nearest(metric, trainable.metrics)
             message = f"{named}: no metric '{metric}' of a {trainable.name}. {hint}"
             faults.append((path, message))
+        elif missing := _unset(study, trainable, metric):
+            faults.append((path, f"{named}: {missing}"))
     return faults
+
+
+def _unset(study: Study, trainable: Trainable, metric: str) -> str | None:
+    """What is to be set before runs report `metric`; None if they do."""
+    key = trainable.optional.get(metric)
+    if key is None or key in study.space or dotted(study.training).get(key) is not None:
+        return None
+    return (
+        f"{metric}, which runs report that have {key}. Set it under training (0 measures without "
+        "training on it) or search it."
+    )
 
 
 def _rung_faults(study: Study, asha: ASHA) -> list[tuple[tuple[str | int, ...], str]]:

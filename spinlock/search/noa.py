@@ -9,19 +9,25 @@ from spinlock.search.trained import Trained
 from spinlock.training.config import NOATraining
 from spinlock.training.guards import Guard
 from spinlock.training.inputs import open_inputs
+from spinlock.training.losses import TERMS
+
+ALWAYS = ("traj", "commit", "latent")
 
 
 class NOA(Trained):
-    """The three-loss NOA against a frozen tokenizer."""
+    """The NOA against a frozen tokenizer, with whichever loss terms have a weight."""
 
     name = "noa"
     model = NOATraining
-    metrics = (
-        *("train/total", "train/traj", "train/commit", "train/latent"),
-        *("val/traj", "val/commit", "val/latent"),
-    )
-    columns = ("val/traj", "val/commit", "val/latent")
-    weighed = {"train/total": ("loss.lambda_traj", "loss.lambda_commit", "loss.lambda_latent")}  # noqa: RUF012
+    metrics = ("train/total", *(f"{part}/{term}" for part in ("train", "val") for term in TERMS))
+    columns = tuple(f"val/{term}" for term in ALWAYS)
+    weighed = {"train/total": tuple(f"loss.lambda_{term}" for term in TERMS)}  # noqa: RUF012
+    optional = {  # noqa: RUF012
+        f"{part}/{term}": f"loss.lambda_{term}"
+        for part in ("train", "val")
+        for term in TERMS
+        if term not in ALWAYS
+    }
 
     @override
     def facts(self, config: Config) -> dict[str, Any]:

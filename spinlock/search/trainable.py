@@ -56,7 +56,11 @@ class Trainable(Protocol):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that every report has, and so what an objective may name."""
+        """The metrics that a report may have, and so what an objective may name."""
+
+    @property
+    def optional(self) -> Mapping[str, str]:
+        """Metrics that only a run with a certain setting reports, each with that setting."""
 
     @property
     def columns(self) -> tuple[str, ...]:

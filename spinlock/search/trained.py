@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from spinlock.config import Config
@@ -20,6 +21,7 @@ class Trained(ABC):
     metrics: tuple[str, ...]
     columns: tuple[str, ...]
     weighed: Mapping[str, tuple[str, ...]]
+    optional: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def facts(self, config: Config) -> dict[str, Any]:

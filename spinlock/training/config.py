@@ -15,6 +15,7 @@ from spinlock.features import FeatureConfig
 from spinlock.features.standardizer import CleaningConfig
 from spinlock.noa import UAFNOConfig, sampled_steps
 from spinlock.training.guards import NonfiniteGradients
+from spinlock.training.losses import STATES, TERMS
 from spinlock.vqvae.config import VQVAEConfig
 
 WINDOW_TABLE = """\
@@ -94,16 +95,37 @@ class RolloutConfig(Config):
 
 
 class NOALoss(Config):
-    """L = lambda_traj L_traj + lambda_commit L_commit + lambda_latent L_latent."""
+    """L = sum of lambda_t L_t over the terms of `spinlock.training.losses`.
+
+    A weight of 0 measures its term without training on it; the terms whose weight is None are not
+    there at all. `latent_sample_steps` are the states that L_latent looks at (-1: all),
+    `token_temperature` is that of soft token assignments (`Tokenizer.soft_codes`).
+    """
 
     lambda_traj: float = Field(1.0, ge=0)
     lambda_commit: float = Field(0.5, ge=0)
     lambda_latent: float = Field(0.1, ge=0)
     latent_sample_steps: int = Field(3, ge=-1)
+    lambda_ic: float | None = Field(None, ge=0)
+    lambda_recon: float | None = Field(None, ge=0)
+    lambda_tokens: float | None = Field(None, ge=0)
+    lambda_project: float | None = Field(None, ge=0)
+    lambda_augment: float | None = Field(None, ge=0)
+    token_temperature: float = Field(1.0, gt=0)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term that is there, by its name."""
+        found = {
+            name.removeprefix("lambda_"): value
+            for name, value in self
+            if name.startswith("lambda_") and value is not None
+        }
+        return {name: found[name] for name in TERMS if name in found}
 
 
 class NOATraining(TrainingConfig):
-    """The three-loss NOA against a frozen tokenizer; without one, the state-only baseline."""
+    """The NOA with its loss terms against a frozen tokenizer; without one, on states alone."""
 
     task: Literal["noa"] = "noa"
     tokenizer: Path | None = None
@@ -113,12 +135,14 @@ class NOATraining(TrainingConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "NOATraining":
-        if self.tokenizer is None and (self.loss.lambda_commit or self.loss.lambda_latent):
+        weights = self.loss.weights
+        idle = [f"loss.lambda_{t}" for t in weights if t not in STATES and weights[t]]
+        if self.tokenizer is None and idle:
             raise ValueError(
-                "loss.lambda_commit and loss.lambda_latent compare with a tokenizer, and none is "
-                "given. Set tokenizer to the directory of a trained VQ-VAE, or both to 0"
+                f"{' and '.join(idle)}: it takes a tokenizer to compare with, and none is given. "
+                "Set tokenizer to the directory of a trained VQ-VAE, or the weight to 0"
             )
-        if not (self.loss.lambda_traj or self.loss.lambda_commit or self.loss.lambda_latent):
+        if not any(weights.values()):
             raise ValueError("every weight of the loss is 0: there is nothing to train")
         if self.tokenizer is not None:
             try:

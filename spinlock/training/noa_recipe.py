@@ -27,6 +27,11 @@ KEYS: dict[str, str] = {
     "lambda_commit": "loss.lambda_commit",
     "lambda_latent": "loss.lambda_latent",
     "latent_sample_steps": "loss.latent_sample_steps",
+    "lambda_ic": "loss.lambda_ic",
+    "lambda_recon": "loss.lambda_recon",
+    "lambda_tokens": "loss.lambda_tokens",
+    "lambda_project": "loss.lambda_project",
+    "lambda_augment": "loss.lambda_augment",
     "early_stop_patience": "early_stopping_patience",
     "base_channels": "model.base_channels",
     "encoder_levels": "model.encoder_levels",
@@ -37,6 +42,16 @@ KEYS: dict[str, str] = {
 ENABLE = "enable_latent_loss"
 """The flag that is no key: without it `loss.lambda_latent` is 0."""
 
+MODE = "loss_mode"
+"""The other one: it sets weights that are not given."""
+MODES: dict[str, dict[str, float]] = {
+    "state": {"loss.lambda_commit": 0.0, "loss.lambda_latent": 0.0},
+    "mse_led": {},
+    "vq_led": {"loss.lambda_recon": 1.0, "loss.lambda_traj": 0.3},
+}
+"""What leads: the states alone; the states, beside the tokenizer's terms; or the tokenizer's
+reconstruction, with the states as its regularizer (weights of the prototype's `vq_led`)."""
+
 GUIDE: dict[str, Any] = {
     "rollout.timesteps": 256,
     "optimizer.warmup_steps": 500,
@@ -46,6 +61,7 @@ WINDOW = 32
 """The guides' window, wherever a rollout is longer than it."""
 
 _LATENT = ("lambda_latent", "latent_sample_steps")
+_OF_TOKENIZER = ("lambda_recon", "lambda_tokens", "lambda_project", "lambda_augment")
 
 
 def noa_training(
@@ -63,7 +79,8 @@ def noa_training(
     NOATraining finds.
     """
     _refuse_idle(given, begun or {})
-    values = {KEYS[flag]: value for flag, value in given.items() if flag != ENABLE}
+    mode = MODES[given.get(MODE, "mse_led")]
+    values = mode | {KEYS[flag]: value for flag, value in given.items() if flag in KEYS}
     if begun is None:
         document = replace({"model": model or {}}, {**_defaults(given), **values})
     else:
@@ -93,7 +110,9 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_idle(given: Mapping[str, Any], begun: Mapping[str, Any]) -> None:
     """Flags that would change nothing are a misunderstanding."""
     if "vqvae_path" not in given and begun.get("tokenizer") is None:
-        idle = [flag for flag in ("lambda_commit", ENABLE, *_LATENT) if flag in given]
+        needy = ("lambda_commit", ENABLE, *_LATENT, *_OF_TOKENIZER)
+        idle = [flag for flag in needy if flag in given]
+        idle += [MODE] if given.get(MODE) == "vq_led" else []
         if idle:
             raise ConfigError(
                 f"{_written(idle)}: it compares with a tokenizer, and none is given. Add "

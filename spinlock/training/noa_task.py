@@ -15,8 +15,17 @@ from spinlock.noa.rollout import Rollout
 from spinlock.training.batches import Batch, Windows
 from spinlock.training.config import NOATraining
 from spinlock.training.inputs import open_inputs
-from spinlock.training.losses import TERMS, Alignment, Prediction
+from spinlock.training.losses import (
+    OF_TRUTH,
+    STATES,
+    TERMS,
+    THROUGH_FEATURES,
+    Alignment,
+    Prediction,
+    Truth,
+)
 from spinlock.training.task import Task
+from spinlock.training.truth import Truths
 
 STATISTICS_ITEMS = 256
 
@@ -50,39 +59,59 @@ class NOATask(Task):
         fields = torch.cat([sample.initial[:, None], sample.target], 1).flatten(0, 1)
         uafno.fit_statistics(fields, inputs.dataset.parameters(self.split.train))
         self.modules = nn.ModuleDict({"uafno": uafno})
-        self.weights = {"traj": config.loss.lambda_traj}
+        self.weights = config.loss.weights
+        self.epoch = 0
 
         self.tokenizer = inputs.tokenizer
         self.tapped: tuple[int, ...] = ()
-        if self.tokenizer is not None:
+        self.truths: Truths | None = None
+        if self.tokenizer is None:
+            self.weights = {term: w for term, w in self.weights.items() if term in STATES}
+        else:
             self.tokenizer.to(device)
             self.tapped = sampled_steps(config.loss.latent_sample_steps, window)
-            self.modules["projector"] = LatentProjector(
-                config.model.bottleneck_channels, self.tokenizer.latent_dim
-            )
-            self.weights |= {
-                "commit": config.loss.lambda_commit,
-                "latent": config.loss.lambda_latent,
-            }
+            width = self.tokenizer.latent_dim
+            self.modules["projector"] = LatentProjector(config.model.bottleneck_channels, width)
+            if "project" in self.weights:
+                features = len(self.tokenizer.standardizer.names)
+                self.modules["feature_projector"] = LatentProjector(features, width)
+            if OF_TRUTH & self.weights.keys():
+                self.truths = Truths(
+                    inputs.dataset,
+                    self.tokenizer,
+                    frames=config.rollout.timesteps + 1,
+                    temperature=config.loss.token_temperature,
+                    seed=config.seed,
+                )
         self.modules.to(device)
 
+    @override
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
     def terms(self, items: Sequence[int]) -> dict[str, Tensor]:
-        """L_traj, and with a tokenizer L_commit and L_latent, as means over `items`."""
-        return self._measure(items, self.tapped)
+        """Each term that has a weight, 0 included, as its mean over `items`."""
+        return self._measure(items, self.tapped, self.epoch)
 
     @override
     def scores(self, items: Sequence[int]) -> dict[str, Tensor]:
         """As `terms`, with L_latent over every state of the window, however many are trained on.
 
         Otherwise val/latent of trials that sample 3 states and all of them would be two metrics.
+        Tokens are drawn the same in each epoch.
         """
-        return self._measure(items, range(self.config.rollout.window))
+        return self._measure(items, range(self.config.rollout.window), None)
 
-    def _measure(self, items: Sequence[int], tapped: Collection[int]) -> dict[str, Tensor]:
-        prediction = self.predict(self.windows.batch(items, self.device), tapped)
+    def _measure(
+        self, items: Sequence[int], tapped: Collection[int], epoch: int | None
+    ) -> dict[str, Tensor]:
+        truth = None if self.truths is None else self.truths.of(items, self.device, epoch=epoch)
+        prediction = self.predict(self.windows.batch(items, self.device), tapped, truth)
         return {name: TERMS[name](prediction) for name in self.weights}
 
-    def predict(self, batch: Batch, tapped: Collection[int]) -> Prediction:
+    def predict(
+        self, batch: Batch, tapped: Collection[int], truth: Truth | None = None
+    ) -> Prediction:
         """Roll the U-AFNO out from the initial conditions and align the rollout.
 
         `tapped` are the steps of the window whose bottlenecks are projected for L_latent.
@@ -96,18 +125,33 @@ class NOATask(Task):
             timesteps=self.config.rollout.timesteps,
             window=self.config.rollout.window,
             tapped=tapped if self.tokenizer is not None else (),
+            first="ic" in self.weights,
         )
-        return Prediction(rolled.supervised, batch.target, self._align(rolled))
+        return Prediction(
+            rolled.supervised,
+            batch.target,
+            self._align(rolled, truth),
+            batch.initial,
+            rolled.first,
+        )
 
-    def _align(self, rolled: Rollout) -> Alignment | None:
+    def _align(self, rolled: Rollout, truth: Truth | None) -> Alignment | None:
         if self.tokenizer is None or rolled.taps is None:
             return None
-        # L_latent takes the latents as its fixed target, so only L_commit sends gradient back
-        # through the features; without weight on it that backward pass is saved.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights["commit"] > 0):
+        # L_latent takes the latents as its fixed target. If no term sends gradient back through
+        # the features, that backward pass is saved.
+        through = any(self.weights.get(term) for term in THROUGH_FEATURES)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and through):
             seen = self.tokenizer(rolled.frames)
-        projected = self.modules["projector"](rolled.taps).mean(1)
-        return Alignment(seen.latents, seen.quantized, projected)
+        projector = self.modules["feature_projector"] if "project" in self.weights else None
+        return Alignment(
+            self.tokenizer,
+            seen,
+            projected=self.modules["projector"](rolled.taps).mean(1),
+            mapped=None if projector is None else projector(seen.features),
+            truth=truth,
+            temperature=self.config.loss.token_temperature,
+        )
 
     def export(self, path: Path, metrics: dict[str, Any], provenance: dict[str, Any]) -> None:
         """Write an artifact of kind "noa": U-AFNO and projector with all that rebuilds them."""

@@ -54,6 +54,12 @@ class Task(ABC):
         count = len(self.split.validation)
         return {f"val/{name}": total / count for name, total in zip(sums, totals, strict=True)}
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first update of each epoch, and when a run goes on in its middle.
+
+        What a task draws anew in each epoch is a function of this number.
+        """
+
     def after_update(self) -> None:
         """Called once after each optimizer step: moving averages belong here."""
 

@@ -89,6 +89,7 @@ class Trainer:
         reset_peak(self.device)
         started, before = time.perf_counter(), self.state.seconds
         order = self._order(self.state.epoch)
+        self.task.begin_epoch(self.state.epoch)
         stop, scores = None, dict[str, float]()
         try:
             while self.state.batch < self.batches and stop is None:

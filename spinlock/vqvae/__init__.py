@@ -7,18 +7,18 @@ from spinlock.vqvae.losses import TERMS, VQPrediction, predict, weights
 from spinlock.vqvae.metrics import TARGETS, Quality, composite, quality, reference_loss
 from spinlock.vqvae.model import VQVAE, Quantized
 from spinlock.vqvae.ratios import category_ratios
-from spinlock.vqvae.tokenizer import Alignment, Tokenizer, TokenizerConfig
+from spinlock.vqvae.tokenizer import Tokenized, Tokenizer, TokenizerConfig
 
 __all__ = [
     "TARGETS",
     "TERMS",
     "VQVAE",
-    "Alignment",
     "Categories",
     "Layout",
     "Level",
     "Quality",
     "Quantized",
+    "Tokenized",
     "Tokenizer",
     "TokenizerConfig",
     "VQPrediction",

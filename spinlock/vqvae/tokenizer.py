@@ -49,14 +49,19 @@ class TokenizerConfig(Config):
     grid: tuple[int, int]
 
 
+ABSENT = -1e9
+"""The logit of a code that a codebook does not have."""
+
+
 @dataclass(frozen=True)
-class Alignment:
+class Tokenized:
     """A trajectory as the tokenizer sees it.
 
-    `latents` have a gradient to the trajectory; `quantized` are the codes' vectors side by side and
-    have none; `codes` are category-major.
+    `features`, standardized, and `latents` have a gradient to the trajectory; `quantized` are the
+    codes' vectors side by side and have none; `codes` are category-major.
     """
 
+    features: Float[Tensor, "B K"]
     latents: Float[Tensor, "B V"]
     quantized: Float[Tensor, "B V"]
     codes: Int[Tensor, "B Q"]
@@ -104,18 +109,46 @@ class Tokenizer(nn.Module):
         del mode
         return super().train(False)
 
-    def forward(self, trajectory: Float[Tensor, "B T C H W"]) -> Alignment:
+    def forward(self, trajectory: Float[Tensor, "B T C H W"]) -> Tokenized:
         """Raises ArtifactError for another number of frames or channels, or another grid."""
         frames, channels, height, width = trajectory.shape[1:]
         self.expect(frames=frames, channels=channels, grid=(height, width))
         return self.align(extract(trajectory, self.feature_config))
 
-    def align(self, features: Float[Tensor, "B D"]) -> Alignment:
+    def align(self, features: Float[Tensor, "B D"]) -> Tokenized:
         """As `forward`, from raw features."""
-        latents = self.vqvae.latents(self.standardizer(features))
+        standardized = self.standardizer(features)
+        latents = self.vqvae.latents(standardized)
         codes = self.vqvae.bank(latents)
         flatten = self.vqvae.flatten
-        return Alignment(flatten(latents), flatten(self.vqvae.bank.lookup(codes)), codes)
+        quantized = flatten(self.vqvae.bank.lookup(codes))
+        return Tokenized(standardized, flatten(latents), quantized, codes)
+
+    def soft_codes(
+        self, latents: Float[Tensor, "B V"], temperature: float = 1.0
+    ) -> Float[Tensor, "B Q K"]:
+        """Logarithms of soft token assignments: log softmax_k(-|z - e_k|^2 / (temperature s)).
+
+        s is the codebook's own scale, the mean squared distance from a code to the nearest other,
+        so that one temperature serves all codebooks. Codes beyond a codebook's own have ABSENT.
+        """
+        bank = self.vqvae.bank
+        books = bank.codebooks
+        near = torch.cdist(books, books).square()
+        near = near.masked_fill(~(bank.code_mask[:, None] & bank.code_mask[:, :, None]), torch.inf)
+        near.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        nearest = near.amin(-1)
+        found = nearest.isfinite()
+        scale = nearest.where(found, 0.0).sum(-1) / found.sum(-1).clamp_min(1)
+        points = self.vqvae.unflatten(latents).transpose(0, 1)
+        distances = (
+            points.square().sum(-1, keepdim=True)
+            + books.square().sum(-1)[:, None]
+            - 2 * points @ books.mT
+        )
+        logits = -distances / (temperature * scale.clamp_min(1e-12))[:, None, None]
+        logits = logits.masked_fill(~bank.code_mask[:, None], ABSENT)
+        return logits.log_softmax(-1).transpose(0, 1)
 
     def expect(self, *, frames: int, channels: int, grid: tuple[int, int]) -> None:
         """Raises ArtifactError unless trajectories of this shape are what it was trained on."""

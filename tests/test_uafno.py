@@ -81,6 +81,37 @@ def test_spectral_mixing_commutes_with_translation() -> None:
     torch.testing.assert_close(moved, mixing(x).roll((3, 2), (-2, -1)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("grid", [(8, 8), (6, 9), (9, 6)])
+@pytest.mark.parametrize("modes", [2, 16])
+def test_mixing_by_matrices_is_mixing_by_fast_transforms(grid: tuple[int, int], modes: int) -> None:
+    torch.manual_seed(0)
+    mixing = SpectralMixing(3, *grid, modes)
+    x = torch.randn(2, 3, *grid, requires_grad=True)
+    found = []
+    for mixing.matrices in (True, False):
+        mixing.zero_grad()
+        x.grad = None
+        y = mixing(x)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        assert x.grad is not None
+        assert mixing.weight.grad is not None
+        found.append((y.detach(), x.grad, mixing.weight.grad))
+    for by_matrices, by_transforms in zip(*found, strict=True):
+        torch.testing.assert_close(by_matrices, by_transforms)
+
+
+def test_a_large_bottleneck_is_transformed_fast_and_holds_no_matrices() -> None:
+    mixing = SpectralMixing(2, 32, 16, modes=4)
+    assert [name for name, _ in mixing.named_buffers()] == []
+    x = torch.randn(2, 2, 32, 16)
+    moved = mixing(x.roll((3, 2), (-2, -1)))
+    torch.testing.assert_close(moved, mixing(x).roll((3, 2), (-2, -1)), atol=1e-5, rtol=0)
+
+
+def test_transforms_are_no_part_of_the_weights() -> None:
+    assert [*SpectralMixing(2, 8, 8, modes=4).state_dict()] == ["weight"]
+
+
 def test_conditioning_starts_neutral_and_then_tells_operators_apart() -> None:
     model = small()
     state, theta = torch.randn(1, 1, 16, 16), torch.randn(2, 3)
@@ -124,7 +155,16 @@ def test_the_window_does_not_change_the_frames() -> None:
     model, initial, theta = small(), torch.randn(2, 1, 16, 16), torch.randn(2, 3)
     whole = rollout(model, initial, theta, timesteps=5, window=5).frames
     part = rollout(model, initial, theta, timesteps=5, window=2).frames
-    assert torch.equal(whole, part)
+    torch.testing.assert_close(whole, part)
+
+
+def test_without_gradient_the_frames_are_those_with_it_to_rounding() -> None:
+    """There it computes with channels last."""
+    model, state, theta = small(), torch.randn(2, 1, 16, 16), torch.randn(2, 3)
+    with_gradient = model(state, model.condition(theta)).state
+    with torch.no_grad():
+        without = model(state, model.condition(theta)).state
+    torch.testing.assert_close(without, with_gradient)
 
 
 def test_taps_are_the_bottlenecks_of_the_sampled_states() -> None:

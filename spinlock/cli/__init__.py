@@ -1,6 +1,6 @@
 """`spinlock ...`: thin commands, one module per subject. Importing a module adds its commands."""
 
-from spinlock.cli import data, diagnose, foreign, noa, pictures, tokens, train, vqvae
+from spinlock.cli import data, diagnose, foreign, noa, pictures, tokens, train, validate, vqvae
 from spinlock.cli.root import Overrides, app, run
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "run",
     "tokens",
     "train",
+    "validate",
     "vqvae",
 ]
 

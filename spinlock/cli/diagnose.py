@@ -11,6 +11,7 @@ from rich.table import Table
 
 from spinlock.cli.root import app
 from spinlock.data import open_dataset
+from spinlock.errors import SpinlockError
 from spinlock.evaluation import alignment_tables, gradient_tables
 from spinlock.evaluation.alignment import diagnose_alignment
 from spinlock.evaluation.gradient_fix import commands, mended, write_recipe
@@ -71,13 +72,13 @@ def diagnose_gradients(
         if recipe is not None:
             write_recipe(recipe, wanted)
         fixes = commands(subject.training, wanted, recipe)
-    _print(gradient_tables.tables(report, fixes, whole=every))
-    _write(out, {**report.document(), "commands": fixes})
+    show(gradient_tables.tables(report, fixes, whole=every))
+    write(out, {**report.document(), "commands": fixes})
     if picture is not None:
         from spinlock.evaluation.gradient_picture import draw  # a tenth of every command's start
 
         draw(report, picture)
-    _leave(report.verdict, strict)
+    leave(report.verdict, strict)
 
 
 @app.command("diagnose-alignment")
@@ -100,28 +101,34 @@ def diagnose_noa_alignment(
             samples=n_samples,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    _print(alignment_tables.tables(report))
-    _write(out, report.document())
+    show(alignment_tables.tables(report))
+    write(out, report.document())
     if picture is not None:
         from spinlock.evaluation.alignment_picture import draw  # as above
 
         draw(report, picture)
-    _leave(report.verdict, strict)
+    leave(report.verdict, strict)
 
 
-def _print(parts: Iterable[RenderableType]) -> None:
+def show(parts: Iterable[RenderableType]) -> None:
     """Tables to the terminal's width; a sentence or a command is one line, whatever its width."""
     console = Console(highlight=False)
     for part in parts:
         console.print(part, soft_wrap=not isinstance(part, Table))
 
 
-def _write(out: Path | None, document: dict[str, Any]) -> None:
-    if out is not None:
+def write(out: Path | None, document: dict[str, Any]) -> None:
+    """As JSON, if `out` is wanted. Raises SpinlockError where it cannot be written."""
+    if out is None:
+        return
+    try:
         with atomic_file(out) as beside:
             beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise SpinlockError(f"{out}: cannot be written: {error.strerror}.") from None
 
 
-def _leave(found: Status, strict: bool) -> None:
+def leave(found: Status, strict: bool) -> None:
+    """With 1 on FAIL, if so asked."""
     if strict and found is Status.FAIL:
         raise typer.Exit(1)

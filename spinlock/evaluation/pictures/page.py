@@ -119,6 +119,15 @@ def _categories(rows: Sequence[CategoryRow]) -> str:
     return f"<table>{head}{shown}</table>"
 
 
+def table_html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text."""
+    top = "".join(f"<th>{escape(word)}</th>" for word in head)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
 def section_html(section: Section) -> str:
     """Its heading, its text, and the picture itself or why there is none."""
     parts = [f"<h2>{escape(section.title)}</h2>", f"<p>{escape(section.text)}</p>"]

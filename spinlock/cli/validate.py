@@ -1,0 +1,58 @@
+"""Commands about a NOA as what it is for: in place of the ground truth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spinlock.cli.diagnose import Json, Strict, leave, show, write
+from spinlock.cli.root import app
+from spinlock.evaluation import validation_tables
+from spinlock.evaluation.validation import validate
+from spinlock.evaluation.validation_judge import MAX_RATIO
+from spinlock.progress import bar
+
+Noa = Annotated[
+    Path,
+    typer.Option(
+        "--noa", "--noa-checkpoint", help="The artifact of a trained NOA, or a checkpoint."
+    ),
+]
+
+
+@app.command("validate")
+def validate_noa(
+    noa: Noa,
+    vqvae: Annotated[
+        Path, typer.Option("--vqvae", "--vqvae-path", help="Directory of a trained tokenizer.")
+    ],
+    dataset: Annotated[Path, typer.Option(help="Trajectories to compare with.")],
+    n_samples: Annotated[int, typer.Option(min=2, help="At most so many trajectories.")] = 100,
+    max_ratio: Annotated[
+        float,
+        typer.Option(min=0.0, help="Of reconstruction errors, rollouts over truth: more is FAIL."),
+    ] = MAX_RATIO,
+    out: Json = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Also draw PNG files and one HTML page in this directory.")
+    ] = None,
+    strict: Strict = False,
+) -> None:
+    """Say whether a NOA and a tokenizer fit that were trained apart on ground truth."""
+    with bar("rollouts") as progress:
+        task = progress.add_task("rollouts", total=None)
+        report = validate(
+            noa,
+            vqvae,
+            dataset,
+            samples=n_samples,
+            max_ratio=max_ratio,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    show(validation_tables.tables(report))
+    write(out, report.document())
+    if pictures is not None:
+        from spinlock.evaluation.validation_picture import draw  # a tenth of every command's start
+
+        print(draw(report, pictures))
+    leave(report.verdict, strict)

@@ -7,14 +7,16 @@ the last w with gradient: the chain of Jacobians is w long instead of T, which i
 gradients finite at T = 256 (seeds/nan-gradient-diagnosis.md).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from spinlock.noa.uafno import UAFNO
+from spinlock.noa.compute import EXACT, ComputeConfig
+from spinlock.noa.uafno import UAFNO, Film, Step
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,26 @@ def rollout(
     window: int,
     tapped: Collection[int] = (),
     first: bool = False,
+    compute: ComputeConfig = EXACT,
 ) -> Rollout:
     """`timesteps` applications of `model` from `initial`, the last `window` with gradient.
 
     With `first` the first step has gradient too, if no further than its own state.
     """
+    early, late = (compute.convolutions(warm_up=warm_up) for warm_up in (True, False))
     state, frames, taps = initial, [initial], []
     films = model.condition(parameters)
-    opening = model(initial, films).state if first and window < timesteps else None
+    opening = model(initial, films, late).state if first and window < timesteps else None
     if opening is not None:
         state = opening.detach()
         frames.append(state)
     with torch.no_grad():
         for _ in range(timesteps - window - (opening is not None)):
-            state = model(state, films).state
+            state = model(state, films, early).state
             frames.append(state)
+    take = _forgetful(model) if compute.checkpoint_steps else model
     for index in range(window):
-        step = model(state, films)
+        step = take(state, films, late)
         state = step.state
         frames.append(state)
         if index in tapped:
@@ -86,3 +91,15 @@ def rollout(
         opening = frames[1]
     stacked = torch.stack(taps, 1) if taps else None
     return Rollout(torch.stack(frames, 1), window, stacked, opening)
+
+
+def _forgetful(model: UAFNO) -> Callable[[Tensor, list[Film], torch.dtype], Step]:
+    """`model`, which keeps nothing for the backward but its arguments, and is then run again."""
+
+    def take(state: Tensor, films: list[Film], convolutions: torch.dtype) -> Step:
+        step: Step = checkpoint(
+            model, state, films, convolutions, use_reentrant=False, preserve_rng_state=False
+        )
+        return step
+
+    return take

@@ -128,7 +128,13 @@ class UAFNO(nn.Module):
         film: list[Film] = self.film((parameters - self.parameter_mean) / self.parameter_scale)
         return film
 
-    def forward(self, state: Float[Tensor, "B C H W"], films: list[Film]) -> Step:
+    def forward(
+        self,
+        state: Float[Tensor, "B C H W"],
+        films: list[Film],
+        convolutions: torch.dtype = torch.float32,
+    ) -> Step:
+        """One step. `convolutions` is what the 3x3 ones after the first multiply in."""
         remaining = iter(films)
         x = self.stem((state - self.mean) / self.scale)
         if not torch.is_grad_enabled() and x.device.type == "cpu":
@@ -136,13 +142,14 @@ class UAFNO(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for level, down in zip(self.encoder, self.downs, strict=True):
-            x = level(x, remaining)
+            x = level(x, remaining, convolutions)
             skips.append(x)
-            x = down(x)
+            x = down(x, None, convolutions)
         bottleneck = x = self.bottleneck(x)
         for up, level in zip(self.ups, self.decoder, strict=True):
             x = nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = level(up(torch.cat([x, skips.pop()], dim=1)), remaining)
+            x = up(torch.cat([x, skips.pop()], dim=1), None, convolutions)
+            x = level(x, remaining, convolutions)
         return Step(state + RESIDUAL_STEP * self.scale * self.head(x), bottleneck)
 
 
@@ -158,11 +165,25 @@ class ConvBlock(nn.Module):
         self.convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
         self.norm = nn.GroupNorm(_groups(width), width)
 
-    def forward(self, x: Tensor, film: Film = None) -> Tensor:
-        x = self.norm(self.convolution(x))
+    def forward(
+        self, x: Tensor, film: Film = None, convolutions: torch.dtype = torch.float32
+    ) -> Tensor:
+        x = self.norm(self._convolved(x, convolutions))
         if film is not None:
             x = torch.addcmul(film[1], x, film[0])
         return nn.functional.gelu(x)
+
+    def _convolved(self, x: Tensor, convolutions: torch.dtype) -> Tensor:
+        if convolutions == torch.float32:
+            convolved: Tensor = self.convolution(x)
+            return convolved
+        # The weight is cast anew in every step: a cast that the steps of a window share, as
+        # autocast's does, would add up their gradients in the reduced precision.
+        weight, layer = self.convolution.weight.to(convolutions), self.convolution
+        reduced = nn.functional.conv2d(
+            x.to(convolutions), weight, None, layer.stride, layer.padding
+        )
+        return reduced.to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -175,8 +196,8 @@ class ResidualBlock(nn.Module):
         self.second = ConvBlock(width, width)
         self.shortcut = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
-    def forward(self, x: Tensor, film: Film) -> Tensor:
-        update: Tensor = self.second(self.first(x, film))
+    def forward(self, x: Tensor, film: Film, convolutions: torch.dtype = torch.float32) -> Tensor:
+        update: Tensor = self.second(self.first(x, film, convolutions), None, convolutions)
         straight: Tensor = self.shortcut(x)
         return update + straight
 
@@ -193,9 +214,11 @@ class Level(nn.Module):
     def residuals(self) -> list[ResidualBlock]:
         return [block for block in self.blocks if isinstance(block, ResidualBlock)]
 
-    def forward(self, x: Tensor, films: Iterator[Film]) -> Tensor:
+    def forward(
+        self, x: Tensor, films: Iterator[Film], convolutions: torch.dtype = torch.float32
+    ) -> Tensor:
         for block in self.blocks:
-            x = block(x, next(films))
+            x = block(x, next(films), convolutions)
         return x
 
 

@@ -13,7 +13,7 @@ from spinlock.config import Config, Lines, nearest, parse
 from spinlock.errors import ConfigError
 from spinlock.features import FeatureConfig
 from spinlock.features.standardizer import CleaningConfig
-from spinlock.noa import UAFNOConfig, sampled_steps
+from spinlock.noa import EXACT, ComputeConfig, UAFNOConfig, sampled_steps
 from spinlock.training.guards import NonfiniteGradients
 from spinlock.training.losses import STATES, TERMS
 from spinlock.vqvae.config import VQVAEConfig
@@ -132,6 +132,7 @@ class NOATraining(TrainingConfig):
     model: UAFNOConfig = UAFNOConfig()
     rollout: RolloutConfig = RolloutConfig()
     loss: NOALoss = NOALoss()
+    compute: ComputeConfig = EXACT
 
     @model_validator(mode="after")
     def _consistent(self) -> "NOATraining":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from spinlock import artifact
-from spinlock.noa import UAFNO, LatentProjector, rollout, sampled_steps
+from spinlock.noa import EXACT, UAFNO, LatentProjector, rollout, sampled_steps
 from spinlock.noa.rollout import Rollout
 from spinlock.training.batches import Batch, Windows
 from spinlock.training.config import NOATraining
@@ -58,6 +58,8 @@ class NOATask(Task):
         sample = self.windows.batch(spaced, torch.device("cpu"))
         fields = torch.cat([sample.initial[:, None], sample.target], 1).flatten(0, 1)
         uafno.fit_statistics(fields, inputs.dataset.parameters(self.split.train))
+        if config.compute.use_torch_compile:  # in place: the names of the weights stay
+            uafno.compile()
         self.modules = nn.ModuleDict({"uafno": uafno})
         self.weights = config.loss.weights
         self.epoch = 0
@@ -126,6 +128,7 @@ class NOATask(Task):
             window=self.config.rollout.window,
             tapped=tapped if self.tokenizer is not None else (),
             first="ic" in self.weights,
+            compute=self.config.compute if uafno.training else EXACT,
         )
         return Prediction(
             rolled.supervised,

@@ -1,25 +1,20 @@
 """Commands that examine a trained NOA, or one whose training goes wrong."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
-from rich.table import Table
 
 from spinlock.cli.root import app
 from spinlock.data import open_dataset
-from spinlock.errors import SpinlockError
 from spinlock.evaluation import alignment_tables, gradient_tables
 from spinlock.evaluation.alignment import diagnose_alignment
 from spinlock.evaluation.gradient_fix import commands, mended, write_recipe
 from spinlock.evaluation.gradients import diagnose
+from spinlock.evaluation.output import show, write
 from spinlock.evaluation.probe import probe
 from spinlock.evaluation.subject import load_subject
 from spinlock.evaluation.verdict import Status
-from spinlock.files import atomic_file
 from spinlock.progress import bar
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
@@ -73,7 +68,8 @@ def diagnose_gradients(
             write_recipe(recipe, wanted)
         fixes = commands(subject.training, wanted, recipe)
     show(gradient_tables.tables(report, fixes, whole=every))
-    write(out, {**report.document(), "commands": fixes})
+    if out is not None:
+        write(out, {**report.document(), "commands": fixes})
     if picture is not None:
         from spinlock.evaluation.gradient_picture import draw  # a tenth of every command's start
 
@@ -102,30 +98,13 @@ def diagnose_noa_alignment(
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     show(alignment_tables.tables(report))
-    write(out, report.document())
+    if out is not None:
+        write(out, report.document())
     if picture is not None:
         from spinlock.evaluation.alignment_picture import draw  # as above
 
         draw(report, picture)
     leave(report.verdict, strict)
-
-
-def show(parts: Iterable[RenderableType]) -> None:
-    """Tables to the terminal's width; a sentence or a command is one line, whatever its width."""
-    console = Console(highlight=False)
-    for part in parts:
-        console.print(part, soft_wrap=not isinstance(part, Table))
-
-
-def write(out: Path | None, document: dict[str, Any]) -> None:
-    """As JSON, if `out` is wanted. Raises SpinlockError where it cannot be written."""
-    if out is None:
-        return
-    try:
-        with atomic_file(out) as beside:
-            beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise SpinlockError(f"{out}: cannot be written: {error.strerror}.") from None
 
 
 def leave(found: Status, strict: bool) -> None:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from spinlock.cli.diagnose import Json, Strict, leave, show, write
+from spinlock.cli.diagnose import Json, Strict, leave
 from spinlock.cli.root import app
 from spinlock.evaluation import validation_tables
+from spinlock.evaluation.output import show, write
 from spinlock.evaluation.validation import validate
 from spinlock.evaluation.validation_judge import MAX_RATIO
 from spinlock.progress import bar
@@ -50,7 +51,8 @@ def validate_noa(
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     show(validation_tables.tables(report))
-    write(out, report.document())
+    if out is not None:
+        write(out, report.document())
     if pictures is not None:
         from spinlock.evaluation.validation_picture import draw  # a tenth of every command's start
 

@@ -15,7 +15,7 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ from spinlock.errors import SearchError
 from spinlock.search.space import Resources
 
 DRIVER = "trial_driver"  # a custom resource, so that a Train trial's own process takes no CPU
+_PLENTY = 1000  # of those
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -56,37 +57,82 @@ class Cluster:
 
 @contextmanager
 def connect(
-    resources: Resources, *, address: str | None = None, dashboard: bool = True
+    resources: Resources, *, address: str | None = None, dashboard: bool = True, share: int = 1
 ) -> Iterator[Cluster]:
-    """Ray for the duration of a search. Raises SearchError when no trial could ever run there."""
+    """Ray for the duration of a search, one of `share` searches that divide it.
+
+    Raises SearchError when no trial could ever run there.
+    """
+    _prepare()
+    environment = {"env_vars": worker_environment(resources, local=address is None)}
+    if address is not None:
+        context = _join(address, environment)
+    else:
+        cpus = resources.workers * resources.cpus_per_worker
+        concurrent = resources.concurrent or max(1, (os.cpu_count() or 1) // cpus)
+        dashboard = dashboard or resources.execution == "ray_train"
+        context = _start(concurrent * cpus, concurrent, dashboard, environment)
+    try:
+        url = context.dashboard_url
+        yield Cluster(_room(resources, share), f"http://{url}" if url else None)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def shared(searches: Sequence[Resources], *, address: str | None = None) -> Iterator[str]:
+    """The address of a Ray for several searches at once, each from a process of its own.
+
+    It is one of our own, or the one at `address`. Raises SearchError where a trial of each does
+    not fit at the same time.
+    """
+    _prepare()
+    if address is not None:
+        _join(address, {})
+    else:
+        os.environ |= _worker_environment_here()  # a search that joins does not know this machine
+        least = sum(s.workers * s.cpus_per_worker * (s.concurrent or 1) for s in searches)
+        dashboard = any(search.execution == "ray_train" for search in searches)
+        cpus = max(least, os.cpu_count() or 1)
+        address = _start(cpus, _PLENTY, dashboard, {}).address_info["gcs_address"]
+    try:
+        total = ray.cluster_resources()
+        for name, kind, asked in (
+            ("CPUs", "CPU", [s.workers * s.cpus_per_worker for s in searches]),
+            ("GPUs", "GPU", [s.workers * s.gpus_per_worker for s in searches]),
+        ):
+            if sum(asked) > total.get(kind, 0):
+                raise SearchError(
+                    f"the searches do not fit side by side: a trial of each takes "
+                    f"{' and '.join(f'{n:g}' for n in asked)} {name}, and Ray has "
+                    f"{total.get(kind, 0):g}. Ask for less under resources."
+                )
+        yield address
+    finally:
+        ray.shutdown()
+
+
+def _prepare() -> None:
     if ray.is_initialized():
         raise SearchError("Ray is running in this process already: call ray.shutdown() first.")
     os.environ |= _QUIET
     # Tune would warn of result files that we do not want, and advise Tuner.restore.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    environment = {"env_vars": worker_environment(resources, local=address is None)}
-    if address is not None:
-        context = _join(address, environment)
-    else:
-        os.environ |= _LOCAL
-        ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
-        cpus = resources.workers * resources.cpus_per_worker
-        concurrent = resources.concurrent or max(1, (os.cpu_count() or 1) // cpus)
-        context = ray.init(
-            address="local",  # without it Ray joins another search's Ray on this machine
-            num_cpus=concurrent * cpus,
-            resources={DRIVER: concurrent},
-            include_dashboard=dashboard or resources.execution == "ray_train",
-            dashboard_host="127.0.0.1",
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    try:
-        url = context.dashboard_url
-        yield Cluster(_room(resources), f"http://{url}" if url else None)
-    finally:
-        ray.shutdown()
+
+
+def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]) -> Any:
+    os.environ |= _LOCAL
+    ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
+    return ray.init(
+        address="local",  # without it Ray joins another search's Ray on this machine
+        num_cpus=cpus,
+        resources={DRIVER: drivers},
+        include_dashboard=dashboard,
+        dashboard_host="127.0.0.1",
+        runtime_env=environment,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
 
 
 def _join(address: str, environment: dict[str, Any]) -> Any:
@@ -115,9 +161,12 @@ def worker_environment(resources: Resources, *, local: bool) -> dict[str, str]:
         "RAY_TRAIN_METRICS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     }
-    if not local:
-        return environment
-    return environment | {
+    return environment | _worker_environment_here() if local else environment
+
+
+def _worker_environment_here() -> dict[str, str]:
+    """The part that holds on this machine alone."""
+    return {
         # Gloo binds to what the host's name resolves to, which may be no address of the group.
         "GLOO_SOCKET_IFNAME": "lo",
         # A worker can import what its driver can.
@@ -130,8 +179,8 @@ def remove_group(identifier: str) -> None:
     remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(identifier)))
 
 
-def _room(resources: Resources) -> int:
-    """How many trials the connected cluster holds at once."""
+def _room(resources: Resources, share: int) -> int:
+    """How many trials of one of `share` searches the connected cluster holds at once."""
     total = ray.cluster_resources()
     cpus = resources.workers * resources.cpus_per_worker
     gpus = resources.workers * resources.gpus_per_worker
@@ -149,4 +198,6 @@ def _room(resources: Resources) -> int:
             f"{total.get(DRIVER, 0):g} {DRIVER}. Start the head with "
             f"--resources='{{\"{DRIVER}\":1000}}', or ask for less under resources."
         )
-    return min(fits, resources.concurrent or fits)
+    if resources.concurrent is not None:
+        return min(fits, resources.concurrent)
+    return max(1, fits // share)

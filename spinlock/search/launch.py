@@ -4,15 +4,17 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from spinlock.config import parse
-from spinlock.search import prepare, preview, summary
+from spinlock.search import both, prepare, preview, summary
+from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.ranking import leaders
 from spinlock.search.trainable import Trainable
+from spinlock.search.trainables import TRAINABLES
 
 Space = Annotated[Path, typer.Option(help="The study: what is searched, and how.")]
 Data = Annotated[Path | None, typer.Option(help="Dataset; made here if not given.")]
@@ -53,18 +55,9 @@ def search(
     from spinlock.search.study import run  # Ray starts loading here, after all can be answered
 
     result = run(ready.study, trainable, place, resume=resume, address=address, console=console)
-    first = parse(trainable.model, ready.study.configuration(study.corner), where=study.name)
-    summary.show_result(
-        console,
-        result.ledger,
-        trainable.columns,
-        epochs=trainable.reporting(first)[-1],
-        parts=ready.seconds,
-    )
+    _show(console, ready, trainable, result.ledger)
     if not result.finished:
-        again = sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"]
-        console.print(f"Interrupted. Go on with: {_python()} {shlex.join(again)}", soft_wrap=True)
-        raise typer.Exit(130)
+        _interrupted(console)
     best = leaders(result.ledger)
     if not best:
         raise typer.Exit(1)
@@ -72,6 +65,61 @@ def search(
     console.print(
         f"Next: {_python()} launch/export_best.py {place}{choice} --out exported", soft_wrap=True
     )
+
+
+def search_both(
+    spaces: Mapping[str, Path],
+    *,
+    data: Path | None,
+    recipes: prepare.Recipes,
+    overrides: list[str] | None,
+    experiment: Path | None,
+    resume: bool,
+    dry_run: bool,
+    address: str | None,
+) -> None:
+    """The same for two spaces at once, by the names of their trainables; then the validation.
+
+    Exits with 130 after Ctrl-C; the verdict of the validation is not an exit code.
+    """
+    studies = both.plan(spaces, overrides or (), data)
+    console = Console()
+    if dry_run:
+        both.show_plans(console, studies)
+        return
+    named = "-".join(study.name for study in studies.values())
+    place = experiment or Path("experiments") / named
+    if not resume:
+        both.refuse_begun(place, [*studies])
+    prepared = {
+        name: prepare.fulfil(study, TRAINABLES[name], recipes, console.print)
+        for name, study in studies.items()
+    }
+    ready = {name: each.study for name, each in prepared.items()}
+
+    from spinlock.search.side_by_side import Side, search_side_by_side  # Ray, as above
+
+    sides = [Side(name, study, place / name) for name, study in ready.items()]
+    finished = search_side_by_side(sides, resume=resume, address=address)
+    for name, each in prepared.items():
+        if (place / name / EVENTS).is_file():  # interrupted at once, it may not have begun
+            _show(console, each, TRAINABLES[name], read_ledger(place / name))
+    if not finished:
+        _interrupted(console)
+    both.validate_best(place, ready)
+
+
+def _show(console: Console, ready: prepare.Prepared, trainable: Trainable, ledger: Ledger) -> None:
+    study = ready.study
+    first = parse(trainable.model, study.configuration(study.corner), where=study.name)
+    epochs = trainable.reporting(first)[-1]
+    summary.show_result(console, ledger, trainable.columns, epochs=epochs, parts=ready.seconds)
+
+
+def _interrupted(console: Console) -> NoReturn:
+    again = sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"]
+    console.print(f"Interrupted. Go on with: {_python()} {shlex.join(again)}", soft_wrap=True)
+    raise typer.Exit(130)
 
 
 def _python() -> str:

@@ -54,9 +54,12 @@ def run(
     resume: bool = False,
     address: str | None = None,
     dashboard: bool = True,
+    share: int = 1,
     console: Console | None = None,
 ) -> StudyResult:
     """Search in directory `experiment`, on a Ray of our own or the one at `address`.
+
+    Of `share` searches that run there at once, each takes its part of the room for trials.
 
     The first Ctrl-C ends the session in good order; trials under way are resumed later. Raises
     SearchError when the directory holds a search and `resume` is not asked for, when the study
@@ -86,7 +89,9 @@ def run(
         try:
             if book.ledger.unfinished or len(book.ledger.trials) < study.trials:
                 with (
-                    cluster.connect(study.resources, address=address, dashboard=dashboard) as ray_,
+                    cluster.connect(
+                        study.resources, address=address, dashboard=dashboard, share=share
+                    ) as ray_,
                     Progress(
                         console,
                         columns=trainable.columns,
@@ -155,7 +160,7 @@ def _fit(
 
     searcher = BookSearcher(book, sampler, concurrent=concurrent, assign=assign)
     storage = book.experiment / "ray"
-    with _terminate_as_interrupt():
+    with terminate_as_interrupt():
         tune.Tuner(
             _trainable(trainable, study.resources, storage),
             tune_config=tune.TuneConfig(
@@ -231,8 +236,8 @@ def _alone(experiment: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """While Tune runs, SIGTERM ends the session as Ctrl-C does (which Tune itself catches)."""
+def terminate_as_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM ends the session as Ctrl-C does (which Tune itself catches)."""
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:

@@ -18,6 +18,7 @@ from ray.scripts.scripts import start
 from ruamel.yaml import YAML
 
 from spinlock.search.cluster import DRIVER
+from spinlock.search.noa import NOA
 from spinlock.search.prepare import plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -196,7 +197,8 @@ def test_each_field_to_change_is_marked_and_fails_until_it_is_changed(
 
 def test_a_worker_holds_a_trial_of_the_search_in_its_comments(prepared: dict[str, Any]) -> None:
     (space,) = re.findall(r"--space ~/spinlock/(\S+)", TEXT)
-    study = plan(ROOT / space, re.findall(r"--set (\S+)", TEXT), data=None, tokenizer=None)
+    overrides = re.findall(r"--set (\S+)", TEXT)
+    study = plan(ROOT / space, NOA(), overrides, files={"data.path": None, "tokenizer": None})
     for node in workers(prepared):
         assert 0 < study.resources.gpus_per_worker <= node["resources"]["GPU"]
         assert study.resources.cpus_per_worker <= node["resources"]["CPU"]

@@ -78,39 +78,50 @@ def save(
         ) from None
 
 
+def kind_of(path: Path) -> str:
+    """What the artifact in directory `path` is. Raises ArtifactError when there is none."""
+    return str(_described(path, "model")["kind"])
+
+
 def load(path: Path, kind: str) -> Artifact:
     """The artifact of `kind` in directory `path`.
 
     Raises ArtifactError when it is absent, of another kind or format, or damaged.
     """
-    description = path / _DESCRIPTION
-    if not path.exists():
+    content = _described(path, kind)
+    if content["kind"] != kind:
+        raise ArtifactError(f"{path}: expected a {kind}, found a {content['kind']}.")
+    if content["format"] != FORMAT:
         raise ArtifactError(
-            f"{path}: not a Spinlock artifact: there is no such directory. "
-            f"Expected that of a trained {kind}."
+            f"{path}: written in artifact format {content['format']}; this version reads {FORMAT}."
         )
-    if not description.is_file():
-        raise ArtifactError(
-            f"{path}: not a Spinlock artifact: there is no {_DESCRIPTION} in it. "
-            f"Expected the directory of a trained {kind}."
-        )
-    try:
-        content = json.loads(description.read_text(encoding="utf-8"))
-        found_kind, found_format = content["kind"], content["format"]
-        fields = {k: content[k] for k in ("config", "metrics", "provenance")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{description}: damaged: {error}.") from None
-    if found_kind != kind:
-        raise ArtifactError(f"{path}: expected a {kind}, found a {found_kind}.")
-    if found_format != FORMAT:
-        raise ArtifactError(
-            f"{path}: written in artifact format {found_format}; this version reads {FORMAT}."
-        )
+    fields = {k: content[k] for k in ("config", "metrics", "provenance")}
     try:
         weights = load_file(path / _WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path / _WEIGHTS}: missing or damaged: {error}.") from None
     return Artifact(path=path, kind=kind, weights=weights, **fields)
+
+
+def _described(path: Path, expected: str) -> dict[str, Any]:
+    description = path / _DESCRIPTION
+    if not path.exists():
+        raise ArtifactError(
+            f"{path}: not a Spinlock artifact: there is no such directory. "
+            f"Expected that of a trained {expected}."
+        )
+    if not description.is_file():
+        raise ArtifactError(
+            f"{path}: not a Spinlock artifact: there is no {_DESCRIPTION} in it. "
+            f"Expected the directory of a trained {expected}."
+        )
+    try:
+        content: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+        for key in ("kind", "format", "config", "metrics", "provenance"):
+            content[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{description}: damaged: {error}.") from None
+    return content
 
 
 def weights_fingerprint(path: Path) -> str:

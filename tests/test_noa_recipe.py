@@ -59,6 +59,7 @@ OTHERS = {
     "n_samples": (None, 5000),
     "n_realizations": (None, 2),
     "vqvae_path": ("vqvae", "other"),
+    "feature_matching": ("exact", "pad-truncate"),
     "lambda_traj": (1.0, 0.3),
     "lambda_ic": (None, 0.3),
     "lambda_recon": (None, 1.0),

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from spinlock.cli.noa_run import NOARun
+from spinlock.cli.noa_run import EVENTS, NOARun
 from spinlock.cli.root import Overrides, app
 from spinlock.errors import ArtifactError, ConfigError, SpinlockError
+from spinlock.files import refuse_foreign
 from spinlock.training import checkpoint, outputs, pretrained, retention
 from spinlock.training.events import MLflow
 from spinlock.training.noa_recipe import ENABLE, KEYS, MODE, default, noa_training
@@ -42,7 +43,11 @@ def train_noa(
         _flag("n_realizations", "Use the first so many of each operator's, each a sample.", "all"),
     ] = None,
     vqvae_path: Annotated[
-        Path | None, typer.Option(help="Directory of a trained VQ-VAE; none: states alone.")
+        Path | None, typer.Option(help="A trained VQ-VAE; none: states alone.")
+    ] = None,
+    feature_matching: Annotated[
+        Literal["exact", "pad-truncate"] | None,
+        _flag("feature_matching", "For a VQ-VAE that was trained on other features."),
     ] = None,
     lambda_traj: Annotated[float | None, _flag("lambda_traj", "Weight of L_traj.")] = None,
     lambda_commit: Annotated[
@@ -208,3 +213,4 @@ def _refuse_occupied(out: Path, source: Path | None) -> None:
             f"{out}: a run is here already. Go on with it by --resume {out}, or give another "
             "--checkpoint-dir."
         )
+    refuse_foreign(out, "a NOA's training", {EVENTS})

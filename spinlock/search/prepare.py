@@ -21,8 +21,8 @@ from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
 from spinlock.training import prepare
 from spinlock.training.config import NOATraining, VQVAETraining
+from spinlock.training.tokenizers import read_tokenizer
 from spinlock.training.trainer import Trainer
-from spinlock.vqvae import Tokenizer
 
 _LATER = Path("made-on-the-spot")
 
@@ -78,7 +78,7 @@ def inspect(study: Study, trainable: Trainable) -> None:
         if config.data.path != _LATER:
             trainable.facts(config)
         elif isinstance(config, NOATraining) and config.tokenizer is not None:
-            Tokenizer.load(config.tokenizer)
+            read_tokenizer(config.tokenizer)
 
 
 def fulfil(

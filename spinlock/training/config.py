@@ -125,10 +125,15 @@ class NOALoss(Config):
 
 
 class NOATraining(TrainingConfig):
-    """The NOA with its loss terms against a frozen tokenizer; without one, on states alone."""
+    """The NOA with its loss terms against a frozen tokenizer; without one, on states alone.
+
+    A tokenizer of features that are not computed here is taken with `feature_matching`
+    "pad-truncate" (see `spinlock.training.tokenizers`).
+    """
 
     task: Literal["noa"] = "noa"
     tokenizer: Path | None = None
+    feature_matching: Literal["exact", "pad-truncate"] = "exact"
     model: UAFNOConfig = UAFNOConfig()
     rollout: RolloutConfig = RolloutConfig()
     loss: NOALoss = NOALoss()

@@ -6,11 +6,12 @@ starts whether every trial of it could.
 
 from dataclasses import dataclass
 
-from spinlock import artifact
 from spinlock.data import TrajectoryDataset, open_dataset
 from spinlock.errors import ArtifactError, TrainingError
 from spinlock.training.batches import Split, split
 from spinlock.training.config import NOATraining
+from spinlock.training.losses import STATES, comparable
+from spinlock.training.tokenizers import Foreign, fingerprint, read_tokenizer, refuse_unmatched
 from spinlock.vqvae import Tokenizer
 
 
@@ -20,7 +21,9 @@ class Inputs:
 
     dataset: TrajectoryDataset
     split: Split
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer | Foreign | None
+    weights: dict[str, float]
+    """The weight of each term of the loss that this tokenizer can give."""
     facts: dict[str, str]
     """Fingerprints of both: what a resumed or re-evaluated run must find again."""
 
@@ -48,12 +51,33 @@ def open_inputs(config: NOATraining) -> Inputs:
     facts = {"data": info.fingerprint}
     tokenizer = None
     if config.tokenizer is not None:
-        tokenizer = Tokenizer.load(config.tokenizer)
-        try:
-            tokenizer.expect(
-                frames=steps + 1, channels=info.channels, grid=(info.height, info.width)
-            )
-        except ArtifactError as error:
-            raise ArtifactError(f"{config.tokenizer}: {error}") from None
-        facts["tokenizer"] = artifact.weights_fingerprint(config.tokenizer)
-    return Inputs(dataset, split(info, config.data, config.seed), tokenizer, facts)
+        tokenizer = read_tokenizer(config.tokenizer)
+        if isinstance(tokenizer, Foreign):
+            if config.feature_matching == "exact":
+                refuse_unmatched(tokenizer)
+        else:
+            try:
+                tokenizer.expect(
+                    frames=steps + 1, channels=info.channels, grid=(info.height, info.width)
+                )
+            except ArtifactError as error:
+                raise ArtifactError(f"{config.tokenizer}: {error}") from None
+        facts["tokenizer"] = fingerprint(config.tokenizer, tokenizer)
+    weights = _weights(config, tokenizer)
+    return Inputs(dataset, split(info, config.data, config.seed), tokenizer, weights, facts)
+
+
+def _weights(config: NOATraining, tokenizer: Tokenizer | Foreign | None) -> dict[str, float]:
+    """Leave out what is only measured and cannot be; a term with weight that cannot is an error.
+
+    Without a tokenizer the configuration has no such weight, or its tokenizer is still to be made.
+    """
+    able = comparable(tokenizer.stand_in if isinstance(tokenizer, Foreign) else tokenizer)
+    missing = [name for name, weight in config.loss.weights.items() if weight and name not in able]
+    if missing and tokenizer is not None:
+        raise TrainingError(
+            f"{config.tokenizer}: this VQ-VAE cannot be compared with by {' and '.join(missing)}, "
+            f"only by {', '.join(sorted(able - STATES))}. Set "
+            f"{' and '.join(f'loss.lambda_{name}' for name in missing)} to 0."
+        )
+    return {name: weight for name, weight in config.loss.weights.items() if name in able}

@@ -15,19 +15,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spinlock.vqvae import Tokenized, Tokenizer
+from spinlock.vqvae import MatchedTokenizer, Tokenized, Tokenizer
 from spinlock.vqvae.model import straight_through
+from spinlock.vqvae.standin import StandIn
 
 
 @dataclass(frozen=True)
 class Truth:
     """The ground truth of the batch as the tokenizer sees it, and tokens drawn for it.
 
-    `sampled` are drawn from the truth's soft assignments, for L_augment.
+    `sampled` are drawn from the truth's soft assignments, for L_augment alone.
     """
 
     latents: Float[Tensor, "B V"]
-    sampled: Int[Tensor, "B Q"]
+    sampled: Int[Tensor, "B Q"] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Alignment:
     features.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | MatchedTokenizer
     seen: Tokenized
     projected: Float[Tensor, "B V"]
     mapped: Float[Tensor, "B V"] | None = None
@@ -98,7 +99,7 @@ def reconstruction(prediction: Prediction) -> Float[Tensor, ""]:
     """
     aligned = _aligned(prediction)
     vectors = straight_through(aligned.seen.latents, aligned.seen.quantized)
-    return F.mse_loss(aligned.tokenizer.vqvae.reconstruct(vectors), aligned.seen.features)
+    return F.mse_loss(aligned.tokenizer.reconstruct(vectors), aligned.seen.features)
 
 
 def token_distribution(prediction: Prediction) -> Float[Tensor, ""]:
@@ -107,8 +108,9 @@ def token_distribution(prediction: Prediction) -> Float[Tensor, ""]:
     p as in `Tokenizer.soft_codes` ("token distribution matching" of seeds/noa-vqvae-alignment.md).
     """
     aligned, truth = _aligned(prediction), _truth(prediction)
-    wanted = aligned.tokenizer.soft_codes(truth.latents, aligned.temperature)
-    found = aligned.tokenizer.soft_codes(aligned.seen.latents, aligned.temperature)
+    codebooks = _codebooks(aligned)
+    wanted = codebooks.soft_codes(truth.latents, aligned.temperature)
+    found = codebooks.soft_codes(aligned.seen.latents, aligned.temperature)
     return (wanted.exp() * (wanted - found)).sum(-1).mean()
 
 
@@ -131,7 +133,9 @@ def augmentation(prediction: Prediction) -> Float[Tensor, ""]:
     sequence from the truth's soft assignments into features that the rollout should show.
     """
     aligned, truth = _aligned(prediction), _truth(prediction)
-    decoded = aligned.tokenizer.vqvae.decode_codes(truth.sampled)
+    if truth.sampled is None:
+        raise ValueError("L_augment needs tokens drawn for the truth")
+    decoded = _codebooks(aligned).vqvae.decode_codes(truth.sampled)
     return F.mse_loss(aligned.seen.features, decoded.detach())
 
 
@@ -151,6 +155,23 @@ THROUGH_FEATURES = frozenset({"commit", "recon", "tokens", "project", "augment"}
 """Terms whose gradient reaches the rollout through its features."""
 OF_TRUTH = frozenset({"tokens", "project", "augment"})
 """Terms that compare with the ground truth as the tokenizer sees it."""
+
+
+def comparable(tokenizer: Tokenizer | StandIn | None) -> frozenset[str]:
+    """The terms that a run with this tokenizer can have."""
+    if isinstance(tokenizer, Tokenizer):
+        return frozenset(TERMS)
+    if tokenizer is None:
+        return STATES
+    codes = {"commit"} if tokenizer.quantizes else set()
+    codes |= {"recon"} if tokenizer.quantizes and tokenizer.decodes else set()
+    return STATES | {"latent", "project"} | codes
+
+
+def _codebooks(aligned: Alignment) -> Tokenizer:
+    if not isinstance(aligned.tokenizer, Tokenizer):
+        raise ValueError("this loss term needs codebooks of our own")
+    return aligned.tokenizer
 
 
 def _aligned(prediction: Prediction) -> Alignment:

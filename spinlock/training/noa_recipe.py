@@ -23,6 +23,7 @@ KEYS: dict[str, str] = {
     "timesteps": "rollout.timesteps",
     "bptt_window": "rollout.bptt_window",
     "vqvae_path": "tokenizer",
+    "feature_matching": "feature_matching",
     "lambda_traj": "loss.lambda_traj",
     "lambda_commit": "loss.lambda_commit",
     "lambda_latent": "loss.lambda_latent",
@@ -110,7 +111,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_idle(given: Mapping[str, Any], begun: Mapping[str, Any]) -> None:
     """Flags that would change nothing are a misunderstanding."""
     if "vqvae_path" not in given and begun.get("tokenizer") is None:
-        needy = ("lambda_commit", ENABLE, *_LATENT, *_OF_TOKENIZER)
+        needy = ("feature_matching", "lambda_commit", ENABLE, *_LATENT, *_OF_TOKENIZER)
         idle = [flag for flag in needy if flag in given]
         idle += [MODE] if given.get(MODE) == "vq_led" else []
         if idle:

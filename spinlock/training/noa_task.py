@@ -17,7 +17,6 @@ from spinlock.training.config import NOATraining
 from spinlock.training.inputs import open_inputs
 from spinlock.training.losses import (
     OF_TRUTH,
-    STATES,
     TERMS,
     THROUGH_FEATURES,
     Alignment,
@@ -25,7 +24,9 @@ from spinlock.training.losses import (
     Truth,
 )
 from spinlock.training.task import Task
-from spinlock.training.truth import Truths
+from spinlock.training.tokenizers import Foreign, match
+from spinlock.training.truth import Truths, draw_tokens
+from spinlock.vqvae import Tokenizer
 
 STATISTICS_ITEMS = 256
 
@@ -61,30 +62,25 @@ class NOATask(Task):
         if config.compute.use_torch_compile:  # in place: the names of the weights stay
             uafno.compile()
         self.modules = nn.ModuleDict({"uafno": uafno})
-        self.weights = config.loss.weights
+        self.weights = inputs.weights
         self.epoch = 0
 
-        self.tokenizer = inputs.tokenizer
+        self.tokenizer = (
+            match(inputs.tokenizer, inputs.dataset, spaced, config.rollout.timesteps + 1)
+            if isinstance(inputs.tokenizer, Foreign)
+            else inputs.tokenizer
+        )
         self.tapped: tuple[int, ...] = ()
         self.truths: Truths | None = None
-        if self.tokenizer is None:
-            self.weights = {term: w for term, w in self.weights.items() if term in STATES}
-        else:
+        if self.tokenizer is not None:
             self.tokenizer.to(device)
             self.tapped = sampled_steps(config.loss.latent_sample_steps, window)
             width = self.tokenizer.latent_dim
             self.modules["projector"] = LatentProjector(config.model.bottleneck_channels, width)
             if "project" in self.weights:
-                features = len(self.tokenizer.standardizer.names)
-                self.modules["feature_projector"] = LatentProjector(features, width)
+                self.modules["feature_projector"] = LatentProjector(self.tokenizer.inputs, width)
             if OF_TRUTH & self.weights.keys():
-                self.truths = Truths(
-                    inputs.dataset,
-                    self.tokenizer,
-                    frames=config.rollout.timesteps + 1,
-                    temperature=config.loss.token_temperature,
-                    seed=config.seed,
-                )
+                self.truths = Truths(inputs.dataset, self.tokenizer, config.rollout.timesteps + 1)
         self.modules.to(device)
 
     @override
@@ -107,9 +103,22 @@ class NOATask(Task):
     def _measure(
         self, items: Sequence[int], tapped: Collection[int], epoch: int | None
     ) -> dict[str, Tensor]:
-        truth = None if self.truths is None else self.truths.of(items, self.device, epoch=epoch)
+        truth = self._truth(items, epoch)
         prediction = self.predict(self.windows.batch(items, self.device), tapped, truth)
         return {name: TERMS[name](prediction) for name in self.weights}
+
+    def _truth(self, items: Sequence[int], epoch: int | None) -> Truth | None:
+        if self.truths is None:
+            return None
+        latents = self.truths.of(items, self.device)
+        if "augment" not in self.weights:
+            return Truth(latents)
+        assert isinstance(self.tokenizer, Tokenizer)
+        temperature, seed = self.config.loss.token_temperature, self.config.seed
+        drawn = draw_tokens(
+            self.tokenizer, latents, items, temperature=temperature, seed=seed, epoch=epoch
+        )
+        return Truth(latents, drawn)
 
     def predict(
         self, batch: Batch, tapped: Collection[int], truth: Truth | None = None

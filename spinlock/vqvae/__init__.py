@@ -4,6 +4,7 @@ from spinlock.vqvae.categories import Categories, discover
 from spinlock.vqvae.config import VQVAEConfig
 from spinlock.vqvae.layout import Layout, Level, plan
 from spinlock.vqvae.losses import TERMS, VQPrediction, predict, weights
+from spinlock.vqvae.matched import MatchedTokenizer
 from spinlock.vqvae.metrics import TARGETS, Quality, composite, quality, reference_loss
 from spinlock.vqvae.model import VQVAE, Quantized
 from spinlock.vqvae.ratios import category_ratios
@@ -16,6 +17,7 @@ __all__ = [
     "Categories",
     "Layout",
     "Level",
+    "MatchedTokenizer",
     "Quality",
     "Quantized",
     "Tokenized",

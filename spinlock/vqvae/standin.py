@@ -44,9 +44,10 @@ class StandIn(nn.Module):
     """A frozen copy of `vqvae`, reading `features` standardized features.
 
     It stays in eval mode. `latent_dims` are the widths of its latents, `quantizes` is whether it
-    has codes. Raises ArtifactError, with what is wrong, for a module that alignment cannot use:
-    without `.encode()`; whose latents are not a list of finite [B, E] tensors, of equally many
-    entries at every call; or that passes no gradient to the features.
+    has codes, `decodes` whether it makes features of their vectors. Raises ArtifactError, with
+    what is wrong, for a module that alignment cannot use: without `.encode()`; whose latents are
+    not a list of finite [B, E] tensors, of equally many entries at every call; or that passes no
+    gradient to the features.
     """
 
     def __init__(self, vqvae: nn.Module, features: int) -> None:
@@ -57,7 +58,7 @@ class StandIn(nn.Module):
                 "has no method encode(standardized), from features [B, D] to a list of latents"
             )
         self.features = features
-        self.quantizes = isinstance(vqvae, Quantizes)
+        self.quantizes, self.decodes = isinstance(vqvae, Quantizes), isinstance(vqvae, Decodes)
         self.latent_dims: tuple[int, ...] = ()
         self.vqvae = copy.deepcopy(vqvae)
         self.requires_grad_(False)

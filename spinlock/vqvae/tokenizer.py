@@ -104,6 +104,11 @@ class Tokenizer(nn.Module):
         """Entries of all latents together, V."""
         return self.vqvae.latent_dim
 
+    @property
+    def inputs(self) -> int:
+        """Standardized features that the VQ-VAE reads, K."""
+        return len(self.standardizer.names)
+
     def train(self, mode: bool = True) -> "Tokenizer":
         """Stay in eval mode: dropout, or codebooks that move, would change what it was."""
         del mode
@@ -123,6 +128,10 @@ class Tokenizer(nn.Module):
         flatten = self.vqvae.flatten
         quantized = flatten(self.vqvae.bank.lookup(codes))
         return Tokenized(standardized, flatten(latents), quantized, codes)
+
+    def reconstruct(self, flat: Float[Tensor, "B V"]) -> Float[Tensor, "B K"]:
+        """Standardized features from all vectors side by side."""
+        return self.vqvae.reconstruct(flat)
 
     def soft_codes(
         self, latents: Float[Tensor, "B V"], temperature: float = 1.0

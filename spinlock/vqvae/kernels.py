@@ -46,12 +46,14 @@ class GroupedAffine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         rows, weight = ctx.saved_tensors
-        inputs, weights, biases = [], torch.zeros_like(weight), weight.new_zeros(weight.shape[:2])
+        inputs, weights, biases = [], None, None
+        if ctx.needs_input_grad[1]:
+            weights, biases = torch.zeros_like(weight), weight.new_zeros(weight.shape[:2])
         for a, b in zip(*ctx.spans, strict=True):
             padded = b.pad(gradient)
             if ctx.needs_input_grad[0]:
                 inputs.append(a.unpad(torch.bmm(_weight(weight, a, b).mT, padded)))
-            if ctx.needs_input_grad[1]:
+            if weights is not None and biases is not None:
                 _weight(weights, a, b).copy_(torch.bmm(padded, a.pad(rows).mT))
                 _bias(biases, b)[..., 0] = padded.sum(-1)
         return torch.cat(inputs) if inputs else None, weights, biases, None, None
@@ -95,30 +97,26 @@ class GroupedHidden(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         first, first_bias, second, *saved = ctx.saved_tensors
-        firsts, first_biases, seconds = (torch.zeros_like(x) for x in (first, first_bias, second))
-        second_biases, inputs = second.new_zeros(second.shape[:2]), []
+        frozen, inputs = not ctx.needs_input_grad[1], []
+        if not frozen:
+            made = (torch.zeros_like(x) for x in (first, first_bias, second, second[..., 0]))
+            firsts, first_biases, seconds, second_biases = made
         for a, b, x, hidden in zip(*ctx.spans, saved[::2], saved[1::2], strict=True):
             padded = b.pad(gradient)
             inner = torch.bmm(second[b.groups, : b.width].mT, padded)
             torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
             if ctx.needs_input_grad[0]:
                 inputs.append(a.unpad(torch.bmm(_with_bias(first, first_bias, a).mT, inner)))
-            if ctx.needs_input_grad[1]:
+            if not frozen:
                 both = torch.bmm(inner, x.mT)
                 firsts[a.groups, :, : a.width] = both[..., : a.width]
                 first_biases[a.groups] = both[..., -1]
                 seconds[b.groups, : b.width] = torch.bmm(padded, hidden.mT)
                 _bias(second_biases, b)[..., 0] = padded.sum(-1)
-        return (
-            torch.cat(inputs) if inputs else None,
-            firsts,
-            first_biases,
-            seconds.mul_(ctx.scale),
-            second_biases,
-            None,
-            None,
-            None,
-        )
+        rows = torch.cat(inputs) if inputs else None
+        if frozen:
+            return rows, *[None] * 7
+        return rows, firsts, first_biases, seconds.mul_(ctx.scale), second_biases, *[None] * 3
 
 
 class GroupedNorm(torch.autograd.Function):
@@ -192,8 +190,9 @@ def _kept(x: Tensor, dropped: int) -> Tensor:
 
     A random number costs more here than the arithmetic: four entries share one of 64 bits.
     """
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-    uniform = bits.random_(-(2**63), None).view(torch.int16)[: x.numel()].view_as(x)
+    # Not `random_`, which torch.compile cannot trace.
+    bits = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 4),), device=x.device)
+    uniform = bits.view(torch.int16)[: x.numel()].view_as(x)
     return torch.ge(uniform, dropped - STEPS // 2, out=torch.empty_like(x))
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from spinlock.config import Config
+from spinlock.noa import winograd
 from spinlock.noa.afno import AFNOBlock
 
 RESIDUAL_STEP = 0.1
@@ -137,8 +138,7 @@ class UAFNO(nn.Module):
         """One step. `convolutions` is what the 3x3 ones after the first multiply in."""
         remaining = iter(films)
         x = self.stem((state - self.mean) / self.scale)
-        if not torch.is_grad_enabled() and x.device.type == "cpu":
-            # The CPU's forward convolutions are faster in this layout; backward ones are slower.
+        if x.device.type == "cpu":  # whose convolutions are faster in this layout
             x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for level, down in zip(self.encoder, self.downs, strict=True):
@@ -174,16 +174,21 @@ class ConvBlock(nn.Module):
         return nn.functional.gelu(x)
 
     def _convolved(self, x: Tensor, convolutions: torch.dtype) -> Tensor:
-        if convolutions == torch.float32:
-            convolved: Tensor = self.convolution(x)
-            return convolved
-        # The weight is cast anew in every step: a cast that the steps of a window share, as
-        # autocast's does, would add up their gradients in the reduced precision.
-        weight, layer = self.convolution.weight.to(convolutions), self.convolution
-        reduced = nn.functional.conv2d(
-            x.to(convolutions), weight, None, layer.stride, layer.padding
-        )
-        return reduced.to(x.dtype)
+        layer = self.convolution
+        if convolutions != torch.float32:
+            # The weight is cast anew in every step: a cast that the steps of a window share, as
+            # autocast's does, would add up their gradients in the reduced precision.
+            x_reduced, weight = x.to(convolutions), layer.weight.to(convolutions)
+            reduced = nn.functional.conv2d(x_reduced, weight, None, layer.stride, layer.padding)
+            return reduced.to(x.dtype)
+        if (
+            layer.stride == (1, 1)
+            and winograd.applies(x, layer.weight)
+            and not torch.compiler.is_compiling()
+        ):
+            return winograd.convolve(x, layer.weight)
+        convolved: Tensor = layer(x)
+        return convolved
 
 
 class ResidualBlock(nn.Module):

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from spinlock.cli.data import describe
 from spinlock.cli.diagnose import Json, Strict, leave
 from spinlock.cli.root import app
 from spinlock.evaluation import validation_tables
 from spinlock.evaluation.output import show, write
+from spinlock.evaluation.rollouts import write_rollouts
 from spinlock.evaluation.validation import validate
 from spinlock.evaluation.validation_judge import MAX_RATIO
 from spinlock.progress import bar
@@ -58,3 +60,29 @@ def validate_noa(
 
         print(draw(report, pictures))
     leave(report.verdict, strict)
+
+
+@app.command("rollout")
+def write_noa_rollouts(
+    noa: Noa,
+    dataset: Annotated[Path, typer.Option(help="Where initial fields and operators are from.")],
+    output: Annotated[Path, typer.Option(help="The HDF5 file to write; must not exist.")],
+    n_samples: Annotated[
+        int | None, typer.Option(min=1, help="The first so many operators; else all.")
+    ] = None,
+    timesteps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a rollout; else those of the file.")
+    ] = None,
+) -> None:
+    """Write a NOA's rollouts as a dataset, in place of the ground truth that they imitate."""
+    with bar("rollouts") as progress:
+        task = progress.add_task(output.name, total=None)
+        write_rollouts(
+            noa,
+            dataset,
+            output,
+            samples=n_samples,
+            timesteps=timesteps,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    describe(output)

@@ -89,7 +89,7 @@ def _reconstructed(measured: ValidationMeasurement, rule: Rule) -> Finding:
     return Finding(
         status,
         f"The tokenizer {said} the rollouts' features as it does the truth's: error "
-        f"{total.noa:.3g} against {total.truth:.3g}, ratio {measured.ratio:.3g} (at most "
+        f"{total.noa:.3g} against {total.truth:.3g}, ratio {measured.ratio:.4g} (at most "
         f"{rule.limit:g}).",
     )
 

@@ -41,6 +41,19 @@ NAMES = {
     "b'": "(b') plain loop, the prototype's topographic distances",
     "c": "(c) plain loop, vector-quantize-pytorch codebooks",
 }
+ANSWER = """\
+## What was asked for
+
+At least 2.5 times as fast as the prototype's step. The prototype's is (b'): a loop over codebooks,
+whose topographic loss averages a distance matrix of every codebook. Ours takes the distances of
+all latents side by side, which is another number and one Gram matrix a side; (b) is the plain loop
+with that. So the factor against (b') is what a user gains, the one against (b) what batching
+alone brings at equal losses, and the rest is the cheaper definition. With 64 topographic samples
+that loss costs little in any form.
+
+What (a) spends above its floor: the products run on padded groups, and at these sizes at less than
+the throughput of a large one; the passes between them (activation, dropout, normalization) are
+bound by memory."""
 RESULT = Path(__file__).resolve().parent / "results" / "vqvae_step.md"
 
 
@@ -197,7 +210,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     x, rounds = features(), options.rounds
-    lines = [*heading(), "## Equal losses", "", *equal_losses(x), ""]
+    lines = [*heading(rounds), "## Equal losses", "", *equal_losses(x), ""]
     ceiling = [throughput(rounds)]
     for kind, widths in LAYOUTS.items():
         for samples in (1024, 64):
@@ -208,6 +221,7 @@ def main() -> None:
             if (kind, samples) == ("uneven", 1024):
                 lines += [floor_line(found["a"], statistics.median(ceiling)), ""]
                 lines += [*parts_table(found, x[:BATCH], rounds), ""]
+    lines += [ANSWER, ""]
     if options.compile:
         lines += [compiled(x, rounds), ""]
     RESULT.parent.mkdir(parents=True, exist_ok=True)
@@ -215,12 +229,13 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def heading() -> list[str]:
+def heading(rounds: int) -> list[str]:
     facts = provenance()
     return [
         "# A training step of the tokenizer",
         "",
-        f"Made by `python benchmarks/vqvae.py`, commit {facts['commit']}, {facts['created'][:10]}.",
+        f"Made by `python benchmarks/vqvae.py`, {rounds} rounds, commit {facts['commit']}, "
+        f"{facts['created'][:10]}.",
         f"Machine: {cpu_name()}, one thread of {os.cpu_count()} cores, load average "
         f"{os.getloadavg()[0]:.0f}; Python {platform.python_version()}, torch "
         f"{facts['versions']['torch']}.",

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spinlock.vqvae import VQVAEConfig, discover
-from spinlock.vqvae.categories import Categories, _distance
+from spinlock.vqvae.categories import Categories, _distance, likeness
 
 
 def planted(seed: int, sizes: tuple[int, ...], samples: int = 200, noise: float = 0.2):
@@ -142,3 +142,20 @@ def test_two_features_that_say_the_same_stay_together_when_their_cluster_is_diss
     found = discover(features, names(features), VQVAEConfig(num_categories_auto=3))
     assert {*found.reassigned} == {12, 13}
     assert any({12, 13} <= {*group} for group in found.groups)
+
+
+def test_the_partitions_orthogonality_is_the_mean_likeness_of_its_categories():
+    features = planted(5, (4, 3, 5))
+    features = (features - features.mean(0)) / features.std(0)
+    found = discover(features, names(features), VQVAEConfig())
+    each = likeness(features, found.groups)
+    assert len(each) == len(found.groups) > 1
+    assert np.mean(each) == pytest.approx(found.orthogonality, abs=1e-12)
+
+
+def test_a_category_that_is_another_ones_negative_is_as_like_it_as_can_be():
+    generator = np.random.default_rng(6)
+    first, alone = generator.normal(size=(2, 5000))
+    each = likeness(np.stack([first, -3 * first, alone], axis=1), [(0,), (1,), (2,)])
+    assert each == pytest.approx([0.5, 0.5, 0.0], abs=0.02)
+    assert likeness(first[:, None], [(0,)]) == [0.0]

@@ -133,7 +133,7 @@ def _assigned(
         groups=tuple(groups.values()),
         names=tuple(groups),
         silhouette=_silhouette(correlation, labels) if scored else None,
-        orthogonality=_orthogonality([_centroid(scaled[:, list(g)]) for g in groups.values()]),
+        orthogonality=float(np.mean(likeness(scaled, [*groups.values()]))),
         orthogonality_target=target,
     )
 
@@ -175,14 +175,14 @@ def _candidate(
     labels: Int[np.ndarray, " D"], scaled: Array, correlation: Array, config: VQVAEConfig
 ) -> Categories:
     labels, reassigned = _adopt_orphans(labels, scaled, config.min_features_per_category)
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    groups = [tuple(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
     groups.sort(key=lambda group: (-len(group), group[0]))
     scored = 2 <= len(groups) < len(labels)
     silhouette = _silhouette(correlation, labels) if scored else None
     return Categories(
-        groups=tuple(tuple(int(i) for i in group) for group in groups),
+        groups=tuple(groups),
         silhouette=silhouette,
-        orthogonality=_orthogonality([_centroid(scaled[:, group]) for group in groups]),
+        orthogonality=float(np.mean(likeness(scaled, groups))),
         orthogonality_target=config.orthogonality_target,
         reassigned=tuple(int(i) for i in reassigned),
     )
@@ -222,10 +222,17 @@ def _centroid(members: Array) -> Array:
     return centred
 
 
-def _orthogonality(centroids: Sequence[Array]) -> float:
-    if len(centroids) < 2:
-        return 0.0
-    stacked = np.stack(centroids)
-    correlation = np.abs(stacked @ stacked.T / stacked.shape[1])
-    pairs = correlation[np.triu_indices(len(centroids), 1)]
-    return float(min(1.0, pairs.mean()))
+def likeness(values: Float[np.ndarray, "N D"], groups: Sequence[Sequence[int]]) -> list[float]:
+    """For each category the mean |r| between its centroid and the others', on these samples.
+
+    `values` are standardized. The mean of what is given is the partition's `orthogonality` when the
+    samples are those it was found on. Of N samples chance alone gives about sqrt(2 / (pi N)).
+    """
+    if len(groups) < 2:
+        return [0.0] * len(groups)
+    scaled = np.asarray(values, dtype=np.float64)
+    stacked = np.stack([_centroid(scaled[:, list(group)]) for group in groups])
+    correlation = np.abs(stacked @ stacked.T / stacked.shape[1]).clip(max=1.0)
+    np.fill_diagonal(correlation, 0.0)
+    found: list[float] = (correlation.sum(1) / (len(groups) - 1)).tolist()
+    return found

@@ -43,13 +43,13 @@ class Quality:
     """`reconstruction` is 1 - MSE on standardized features, at least 0 and 1 when exact.
 
     Per category: `category_reconstruction`, the same of its own features, and
-    `category_orthogonality`, the mean |r| of its centroid with the others' in this set. Per codebook,
-    category-major: `utilization`, the share of its codes that the set uses (a set smaller than a
-    codebook cannot use all of it); `perplexity`, the exponential of the entropy of the codes,
-    from 1 to the number of codes; `code_cosine`, the mean squared cosine of different codes in
-    use; `codebook_topography`, the correlation of the category's features' distances with those
-    of the codebook's vectors, over the first 1024 items. `topography` correlates the distances
-    of all features with those of all quantized latents, over the first 4096 items.
+    `category_orthogonality`, the mean |r| of its centroid with the others' in this set. Per
+    codebook, category-major: `utilization`, the share of its codes that the set uses (a set
+    smaller than a codebook cannot use all of it); `perplexity`, the exponential of the entropy of
+    the codes, from 1 to the number of codes; `code_cosine`, the mean squared cosine of different
+    codes in use; `codebook_topography`, the correlation of the category's features' distances with
+    those of the codebook's vectors, over the first 1024 items. `topography` correlates the
+    distances of all features with those of all quantized latents, over the first 4096 items.
     `relative_commitment` is the mean |z - z_q|^2 over the variance of z: of the latents'
     spread, the share that the codes do not explain.
     """

@@ -1,0 +1,244 @@
+"""Does the NOA learn, and what do its losses do?
+
+    python benchmarks/learning.py --work DIRECTORY [--data FILE.h5]
+
+On generated operators (64x64, 64 steps, window 32), or on a file of one's own, a tokenizer is
+trained and then each of CASES with three seeds, by the trainer of `spinlock train-noa`. Finished
+runs in --work are not repeated, so it can be stopped. Writes benchmarks/results/learning.md (with
+--data: learning_NAME.md) and a picture of the curves beside it. About two hours on one core.
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import torch
+import typer
+
+from spinlock.artifact import provenance
+from spinlock.data import open_dataset
+from spinlock.files import atomic_file
+from spinlock.noa import NeuralOperatorAgent
+from spinlock.training.config import NOATraining, training_config
+from spinlock.training.noa_task import NOATask
+from spinlock.training.prepare import train_and_export
+from spinlock.training.trainer import Trainer
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+GENERATED = """\
+operators: 256
+seed: 0
+grid: 64
+frames: 65
+domain:
+  kind: cno
+  dt: 0.1
+  num_layers: {kind: integer, low: 2, high: 3}
+  base_channels: {kind: integer, low: 8, high: 16}
+  noise_scale: {kind: log, low: 1e-5, high: 1e-2}
+"""
+MODEL = {"base_channels": 4, "encoder_levels": 3, "modes": 8, "afno_blocks": 2}
+THREE = {"lambda_commit": 0.5, "lambda_latent": 0.1, "latent_sample_steps": 3}
+CASES: dict[str, dict[str, Any]] = {
+    "states alone": {"lambda_commit": 0.0, "lambda_latent": 0.0},
+    "three losses (commit .5, latent .1, 3 steps)": THREE,
+    "latent .5, 8 steps": {**THREE, "lambda_latent": 0.5, "latent_sample_steps": 8},
+    "commit 0": {**THREE, "lambda_commit": 0.0},
+    "VQ-led": {"lambda_traj": 0.3, "lambda_recon": 1.0, "lambda_commit": 0.5, "lambda_latent": 0.0},
+}
+SEEDS, EPOCHS = (0, 1, 2), 4
+HORIZONS = (1, 8, 16, 32, 63)
+TERMS = ("traj", "commit", "latent")
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Where data, tokenizer and runs are kept.")],
+    data: Annotated[Path | None, typer.Option(help="A data file of one's own.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = EPOCHS,
+) -> None:
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    dataset = _generated(work) if data is None else data
+    steps = min(64, open_dataset(dataset).info.frames - 1)
+    tokenizer = _tokenizer(work, dataset, steps + 1)
+    found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
+    for seed in SEEDS:  # seed by seed: whatever is finished compares all cases
+        for number, case in enumerate(CASES):
+            place = work / f"run-{number}-{seed}"
+            config = _config(dataset, tokenizer, steps, epochs, seed, CASES[case])
+            found[case].append(_run(config, place))
+            print(f"seed {seed}, {case}: {found[case][-1]['val'][-1]}", flush=True)
+    name = "learning" if data is None else f"learning_{data.stem}"
+    _draw(found, RESULTS / f"{name}.png")
+    with atomic_file(RESULTS / f"{name}.md") as path:
+        path.write_text(_page(found, dataset, steps, epochs, name), encoding="utf-8")
+    print((RESULTS / f"{name}.md").read_text())
+
+
+def _generated(work: Path) -> Path:
+    path, recipe = work / "operators.h5", work / "operators.yaml"
+    if not path.exists():
+        recipe.write_text(GENERATED)
+        _spinlock("generate", path, "--config", recipe)
+    return path
+
+
+def _tokenizer(work: Path, dataset: Path, frames: int) -> Path:
+    place = work / "tokenizer"
+    if not (place / "metrics.json").exists():
+        given = ("--input", dataset, "--output", place, "--set", f"frames={frames}")
+        _spinlock("train-vqvae", "--config", "quick", *given)
+    return place / "best_model"
+
+
+def _spinlock(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "spinlock.cli", *map(str, arguments)], check=True)
+
+
+def _config(
+    dataset: Path, tokenizer: Path, steps: int, epochs: int, seed: int, loss: dict[str, Any]
+) -> NOATraining:
+    config = training_config(
+        {
+            "task": "noa",
+            "data": {"path": str(dataset)},
+            "tokenizer": str(tokenizer),
+            "model": MODEL,
+            "rollout": {"timesteps": steps, "bptt_window": 32},
+            "optimizer": {"lr": 1e-3, "warmup_steps": 20},
+            "loss": loss,
+            "batch_size": 4,
+            "epochs": epochs,
+            "seed": seed,
+        },
+        where="benchmarks/learning.py",
+    )
+    assert isinstance(config, NOATraining)
+    return config
+
+
+def _run(config: NOATraining, place: Path) -> dict[str, Any]:
+    """Curves of val/*, the rollout's error by horizon, and what standing still would score."""
+    result = place / "result.json"
+    if not result.exists():
+        trainer = Trainer(config)
+        assert isinstance(trainer.task, NOATask)
+        curve: list[dict[str, float]] = [trainer.task.validate(trainer.world, 4)]  # untrained
+        train_and_export(
+            trainer, place / "best", progress=lambda report, _: curve.append(report.metrics)
+        )
+        found = {"val": [{t: epoch[f"val/{t}"] for t in TERMS} for epoch in curve]}
+        found |= _horizons(trainer.task, place / "best")
+        found["seconds"] = sum(epoch.get("seconds", 0.0) for epoch in curve)
+        with atomic_file(result) as path:
+            path.write_text(json.dumps(found))
+    loaded: dict[str, Any] = json.loads(result.read_text())
+    return loaded
+
+
+def _horizons(task: NOATask, artifact: Path) -> dict[str, Any]:
+    """Relative L2 error of held-out rollouts, mean over operators, and persistence's."""
+    agent, dataset = NeuralOperatorAgent.load(artifact), open_dataset(task.config.data.path)
+    steps, items = task.config.rollout.timesteps, task.split.validation
+    true = dataset.trajectories(items, slice(0, steps + 1))
+    rolled = torch.cat(
+        [
+            agent.rollout(dataset.initial([item]), dataset.parameters([item]), steps)
+            for item in items
+        ]
+    )
+    still = true[:, :1].expand_as(true)
+    window = slice(steps + 1 - task.config.rollout.window, None)
+
+    def relative(guess: torch.Tensor, step: int) -> float:
+        error = (guess[:, step] - true[:, step]).flatten(1).norm(dim=1)
+        return float((error / true[:, step].flatten(1).norm(dim=1).clamp_min(1e-12)).mean())
+
+    horizons = [min(step, steps) for step in HORIZONS]
+    return {
+        "persistence": float((still - true)[:, window].square().mean()),
+        "relative": [relative(rolled, step) for step in horizons],
+        "relative persistence": [relative(still, step) for step in horizons],
+    }
+
+
+def _page(
+    found: dict[str, list[dict[str, Any]]], dataset: Path, steps: int, epochs: int, name: str
+) -> str:
+    facts, info = provenance(), open_dataset(dataset).info
+    grid = f"{info.height}x{info.width}"
+    still = [run["persistence"] for run in next(iter(found.values()))]
+    relative = [run["relative persistence"] for run in next(iter(found.values()))]
+    lines = [
+        f"# Does the NOA learn: {info.path.name}",
+        "",
+        f"Made by `python benchmarks/learning.py`, commit {facts['commit']}, "
+        f"{facts['created'][:10]}, one thread.",
+        f"{info.operators} operators, {grid}, {steps} steps, window 32; a U-AFNO of base "
+        f"{MODEL['base_channels']}, {epochs} epochs of batches of 4, {len(SEEDS)} seeds (weights, "
+        "split and order). Mean and standard deviation over seeds, on held-out operators.",
+        "",
+        "| | val/traj untrained | val/traj | val/commit | val/latent | seconds |",
+        "|---|---|---|---|---|---|",
+        f"| persistence, u_t = u_0 | | {_told(still)} | | | |",
+    ]
+    for case, runs in found.items():
+        last = [
+            {t: min(epoch[t] for epoch in run["val"][1:]) for t in ("traj",)}
+            | {t: run["val"][-1][t] for t in ("commit", "latent")}
+            for run in runs
+        ]
+        cells = [_told([run["val"][0]["traj"] for run in runs])]
+        cells += [_told([each[term] for each in last]) for term in TERMS]
+        lines.append(f"| {case} | {' | '.join(cells)} | {_told([r['seconds'] for r in runs])} |")
+    lines += [
+        "",
+        "Relative L2 error of the best epoch's rollouts by horizon:",
+        "",
+        "| step | " + " | ".join(str(min(step, steps)) for step in HORIZONS) + " |",
+        "|---" * (1 + len(HORIZONS)) + "|",
+        _row("persistence", relative),
+        *(_row(case, [run["relative"] for run in runs]) for case, runs in found.items()),
+        "",
+        f"![curves]({name}.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(case: str, runs: list[list[float]]) -> str:
+    return f"| {case} | {' | '.join(_told(list(each)) for each in zip(*runs, strict=True))} |"
+
+
+def _told(values: list[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):.4g} ± {spread:.1g}"
+
+
+def _draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    figure, axes = plt.subplots(1, len(TERMS), figsize=(13, 4), layout="constrained")
+    for ax, term in zip(axes, TERMS, strict=True):
+        for index, (case, runs) in enumerate(found.items()):
+            for run in runs:
+                curve = [epoch[term] for epoch in run["val"]]
+                label = case if run is runs[0] else None
+                ax.plot(range(len(curve)), curve, f"C{index}", alpha=0.7, label=label)
+        if term == "traj":
+            still = next(iter(found.values()))[0]["persistence"]
+            ax.axhline(still, color="grey", linestyle="--", label="persistence")
+        ax.set(title=f"val/{term}", xlabel="epoch", yscale="log")
+    axes[0].legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    typer.run(main)

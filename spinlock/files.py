@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,16 +15,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; on success it takes the place of `path` in one step.
 
     A reader sees the old file or the new one, never a part. On an exception nothing is left.
+    What the disk refuses, here or while `path` is written, is a SpinlockError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield beside
-        _sync(beside)
-        beside.replace(path)
-        _sync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            _sync(beside)
+            beside.replace(path)
+            _sync(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise SpinlockError(
+            f"{path}: cannot be written: {error.strerror or error}. Put this right, or choose "
+            "another place."
+        ) from None
 
 
 @contextmanager
@@ -51,6 +58,26 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_foreign(path: Path, purpose: str, ours: Collection[str] = ()) -> None:
+    """Raise SpinlockError unless `path` may become the directory for `purpose`; makes nothing.
+
+    It may where there is nothing yet, or an empty directory, or one that holds any of `ours`: names
+    that nobody else gives.
+    """
+    above = next(place for place in (path, *path.parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        found = "may not be written to" if above.is_dir() else "is a file"
+        raise SpinlockError(
+            f"{path}: cannot be the directory for {purpose}: {above} {found}. Choose another."
+        )
+    others = sorted(entry.name for entry in path.iterdir()) if above == path else []
+    if others and not {*ours} & {*others}:
+        raise SpinlockError(
+            f"{path}: this directory holds other things than {purpose}, such as {others[0]}. "
+            "Choose one that is empty or does not exist."
+        )
 
 
 def own_directory(path: Path, purpose: str) -> Path:

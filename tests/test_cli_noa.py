@@ -185,6 +185,24 @@ def test_mistakes_are_answered_with_one_message(straight, tiny_data, aligned, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_a_directory_of_other_things_is_refused_before_any_work_and_stays(
+    tiny_data, tmp_path, capsys
+):
+    (tmp_path / "config.yaml").write_text("mine")
+    asked = ("--dataset", tiny_data, *SMALL, "--checkpoint-dir", tmp_path)
+    assert "other things than a NOA's training, such as config.yaml" in refused(capsys, *asked)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+def test_what_a_run_left_that_was_stopped_before_its_first_checkpoint_is_begun_anew(
+    tiny_data, tmp_path
+):
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "events").mkdir()
+    train("--dataset", tiny_data, *SMALL, "--epochs", "1", "--checkpoint-dir", tmp_path)
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("mlflow") is not None, reason="asks for what is not installed"
 )

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from spinlock.cli import app, run
+from spinlock.cli import app, run, vqvae
 from spinlock.config import load
+from spinlock.evaluation.run import load_run
 from spinlock.training.recipe import VQVAERecipe
 from spinlock.vqvae import TARGETS, Tokenizer
 
@@ -92,12 +93,50 @@ def test_a_run_that_is_resumed_equals_one_that_was_not(recipe, tmp_path):
     assert weights(tmp_path / "half" / "best_model") == half
 
 
+def test_a_run_that_has_ended_is_taken_whole_to_another_directory(recipe, tmp_path):
+    train("--config", recipe)
+    given = ("--config", recipe, "--output", tmp_path / "other")
+    train(*given, "--resume-from", tmp_path / "run")
+    for name in ("run", "other"):
+        files = {path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*")}
+        assert Path("checkpoint/checkpoint.pt") in files
+    assert load_run(tmp_path / "other").history == load_run(tmp_path / "run").history
+    train(*given, "--resume-from", tmp_path / "other")
+
+
+def test_a_run_that_is_stopped_in_its_first_epoch_goes_on(recipe, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vqvae, "train_and_export", stopped)
+        done = CliRunner().invoke(app, ["train-vqvae", "--config", str(recipe)])
+    assert done.exit_code == 130
+    assert f"--resume-from {tmp_path / 'run'}" in done.output
+    train("--config", recipe, "--resume-from", tmp_path / "run")
+    train("--config", recipe, "--output", tmp_path / "straight")
+    ours, theirs = (weights(tmp_path / name / "best_model") for name in ("run", "straight"))
+    assert ours == theirs
+
+
 def test_a_dry_run_shows_the_resolved_recipe_and_leaves_nothing(recipe, tmp_path):
     told = train("--config", recipe, "--dry-run", "--verbose", "--learning-rate", "0.01")
     assert "learning_rate: 0.01" in told
     assert "codebooks" in told
     assert "dropped" in told
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_dry_run_says_how_much_of_a_resumed_run_is_done(recipe, tmp_path):
+    train("--config", recipe, "--epochs", "1")
+    given = ("--config", recipe, "--dry-run", "--resume-from", tmp_path / "run")
+    assert "12 updates in 4 epochs, of which 1 are done." in train(*given)
+
+
+def test_a_directory_named_like_a_shipped_recipe_does_not_hide_it(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick").mkdir()
+    train("--config", "quick", "--input", tiny_data, "--output", "quick", "--dry-run")
 
 
 def test_shipped_recipes_go_by_their_names(tiny_data, tmp_path):
@@ -136,6 +175,41 @@ def test_mistakes_are_answered_with_one_message(recipe, tmp_path, capsys, tiny_d
 
 def test_a_directory_that_holds_a_run_is_not_written_over(recipe, tmp_path, capsys):
     train("--config", recipe, "--epochs", "1")
-    before = (tmp_path / "run" / "metrics.json").read_text()
+    before = contents(tmp_path / "run")
     assert "--resume-from" in refused(capsys, "--config", recipe)
-    assert (tmp_path / "run" / "metrics.json").read_text() == before
+    train("--config", recipe, "--epochs", "2", "--output", tmp_path / "other")
+    other = ("--config", recipe, "--resume-from", tmp_path / "other")
+    assert f"{tmp_path / 'run'}: a run is here already" in refused(capsys, *other)
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("names", [("config.yaml", "metrics.json"), ("best_model/notes.txt",)])
+def test_a_directory_of_other_things_is_refused_before_any_work_and_stays(
+    recipe, tmp_path, capsys, names
+):
+    for name in names:
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    given = ("--config", recipe, "--set", f"features_cache={tmp_path / 'cache'}")
+    for more in ((), ("--dry-run",)):
+        assert "holds other things" in refused(capsys, *given, *more)
+    assert not (tmp_path / "cache").exists()
+    assert {*contents(tmp_path / "run").values()} == {b"mine"}
+
+
+def test_a_wrong_place_is_told_before_features_are_computed(recipe, tmp_path, capsys):
+    given = ("--config", recipe, "--set", f"features_cache={tmp_path / 'cache'}")
+    nowhere = ("--resume-from", tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    for more in ((), ("--dry-run",)):
+        assert "no run to resume" in refused(capsys, *given, *nowhere, *more)
+        said = refused(capsys, *given, "--output", tmp_path / "file" / "run", *more)
+        assert f"{tmp_path / 'file'} is a file. Choose another." in said
+    assert not (tmp_path / "cache").exists()
+    said = refused(capsys, "--config", recipe, "--set", f"features_cache={tmp_path / 'file'}")
+    assert "cannot be the directory for computed features" in said
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}

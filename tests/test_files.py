@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from spinlock import artifact
-from spinlock.errors import ArtifactError
-from spinlock.files import atomic_directory, atomic_file
+from spinlock.errors import ArtifactError, SpinlockError
+from spinlock.files import atomic_directory, atomic_file, refuse_foreign
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
@@ -37,6 +37,47 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> 
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["directory", "file/below"])
+def test_a_file_that_cannot_be_written_is_one_message(tmp_path: Path, place: str) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(SpinlockError, match=rf"{place}: cannot be written: .*another place"),
+        atomic_file(tmp_path / place) as beside,
+    ):
+        beside.write_text("new")
+    assert {path.name for path in tmp_path.rglob("*")} == {"directory", "file"}
+
+
+@pytest.mark.parametrize("place", ["new/deep", "empty", "ours"])
+def test_a_directory_that_is_free_or_ours_may_be_taken_and_is_not_made(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "ledger").touch()
+    (tmp_path / "ours" / "notes.txt").touch()
+    refuse_foreign(tmp_path / place, "a search", {"ledger"})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("thesis", "holds other things than a search, such as thesis.tex"),
+        ("thesis/thesis.tex", "cannot be the directory for a search: .*thesis.tex is a file"),
+        ("thesis/thesis.tex/deep", "cannot be the directory for a search: .*thesis.tex is a file"),
+    ],
+)
+def test_a_file_and_a_directory_of_other_things_are_refused(
+    tmp_path: Path, place: str, said: str
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    with pytest.raises(SpinlockError, match=said):
+        refuse_foreign(tmp_path / place, "a search", {"ledger"})
 
 
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:

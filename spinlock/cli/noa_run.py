@@ -10,7 +10,6 @@ init_from.json         whose weights it started from, if from any
 
 import json
 import math
-import shutil
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -36,6 +35,7 @@ from spinlock.training.state import EpochReport
 from spinlock.training.trainer import Trainer
 
 ORIGIN = "init_from.json"
+EVENTS = "events"
 
 
 class NOARun:
@@ -68,10 +68,8 @@ class NOARun:
         self.latest = source
         if (source.parent / ORIGIN).is_file():
             self.origin = json.loads((source.parent / ORIGIN).read_text(encoding="utf-8"))
-        if self.first and source.parent.resolve() != self.out.resolve():
-            best = source.parent / outputs.BEST
-            if best.is_dir():
-                shutil.copytree(best, own_directory(self.out, "the run") / outputs.BEST)
+        if self.first:
+            outputs.copy_best(source.parent, own_directory(self.out, "the run"))
         rate = trainer.config.optimizer.lr * schedule_factor(
             trainer.config.optimizer,
             step=state.global_step,
@@ -119,7 +117,7 @@ class NOARun:
         self._describe()
         try:
             with ExitStack() as stack:
-                self.events = TensorBoard(self.out / "events", self.trainer)
+                self.events = TensorBoard(self.out / EVENTS, self.trainer)
                 stack.callback(self.events.close)
                 if server is not None:
                     stack.enter_context(server.run(self.out.name, self.trainer))

@@ -1,6 +1,5 @@
 """`spinlock train-vqvae`: the tokenizer alone, by a recipe in the documents' keys."""
 
-import shutil
 import sys
 from importlib import resources
 from pathlib import Path
@@ -15,9 +14,9 @@ from spinlock.cli.root import Overrides, app
 from spinlock.cli.train import again, epoch_text
 from spinlock.data import open_dataset
 from spinlock.errors import ConfigError, SpinlockError
-from spinlock.files import own_directory
+from spinlock.files import own_directory, refuse_foreign
 from spinlock.progress import bar
-from spinlock.training import outputs
+from spinlock.training import checkpoint, outputs
 from spinlock.training.prepare import train_and_export
 from spinlock.training.recipe import VQVAERecipe
 from spinlock.training.state import EpochReport
@@ -25,6 +24,7 @@ from spinlock.training.trainer import Trainer
 from spinlock.training.vqvae_task import VQVAETask
 
 SHIPPED = ("production.json", "quick.yaml")
+PURPOSE = "a tokenizer's training"
 
 
 @app.command("train-vqvae")
@@ -55,18 +55,19 @@ def train_vqvae(
         "learning_rate": learning_rate,
     }
     wanted = _read(recipe, {k: v for k, v in given.items() if v is not None}, overrides or [])
+    _check_places(wanted.output, resume_from)
     console = Console(highlight=False)
     if verbose or dry_run:
         console.print(config.as_yaml(wanted.model_dump(mode="json")), markup=False)
     if dry_run:
-        _plan(console, wanted, verbose)
+        _plan(console, wanted, resume_from, verbose)
         return
     _run(console, wanted, resume_from, verbose)
 
 
 def _read(recipe: str, given: dict[str, Any], overrides: list[str]) -> VQVAERecipe:
     shipped = {name.partition(".")[0]: name for name in SHIPPED}
-    if recipe in shipped and not Path(recipe).exists():
+    if recipe in shipped and not Path(recipe).is_file():
         place = resources.files("spinlock.training") / "recipes" / shipped[recipe]
         with resources.as_file(place) as path:
             document, lines = config.read(path)
@@ -86,35 +87,60 @@ def _read(recipe: str, given: dict[str, Any], overrides: list[str]) -> VQVAEReci
     )
 
 
-def _plan(console: Console, wanted: VQVAERecipe, verbose: bool) -> None:
-    """Everything short of training: data, features, categories and the model's sizes."""
-    trainer = Trainer(wanted.training())
-    _describe(console, _task(trainer), verbose)
-    console.print(f"{trainer.batches * wanted.epochs} updates in {wanted.epochs} epochs.")
-
-
-def _run(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbose: bool) -> None:
-    out = wanted.output
-    checkpoint = out / outputs.CHECKPOINT
-    if resume_from is None and checkpoint.exists():
+def _check_places(out: Path, resume_from: Path | None) -> None:
+    """Before minutes of features: a run takes a directory of its own, or goes on in it."""
+    if resume_from is not None:
+        run = outputs.run_of(resume_from)
+        if not _saved(run).is_file():
+            raise SpinlockError(
+                f"{resume_from}: no run to resume: {_saved(run)} is missing. Give the directory "
+                "that was the --output of a run."
+            )
+        if run.resolve() == out.resolve():
+            return
+    if _saved(out).exists():
         raise SpinlockError(
             f"{out}: a run is here already. Go on with it by --resume-from {out}, or give "
             "another --output."
         )
+    refuse_foreign(out, PURPOSE)
+
+
+def _saved(run: Path) -> Path:
+    return checkpoint.place(run / outputs.CHECKPOINT)
+
+
+def _plan(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbose: bool) -> None:
+    """Everything short of training: data, features, categories and the model's sizes."""
+    trainer = _trainer(wanted, resume_from)
+    _describe(console, trainer, verbose)
+    console.print(
+        f"{trainer.batches * wanted.epochs} updates in {wanted.epochs} epochs"
+        + (f", of which {trainer.state.epoch} are done." if resume_from is not None else ".")
+    )
+
+
+def _trainer(wanted: VQVAERecipe, resume_from: Path | None) -> Trainer:
     trainer = Trainer(wanted.training())
     if resume_from is not None:
-        _restore(trainer, resume_from)
-    outputs.write_recipe(own_directory(out, "the tokenizer"), wanted)
+        trainer.restore(outputs.run_of(resume_from) / outputs.CHECKPOINT)
+    return trainer
+
+
+def _run(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbose: bool) -> None:
+    out = wanted.output
+    trainer = _trainer(wanted, resume_from)
+    own_directory(out, PURPOSE)
     if resume_from is not None:
-        _keep_best(resume_from, out)
-    task = _task(trainer)
-    _describe(console, task, verbose)
+        outputs.copy_best(outputs.run_of(resume_from), out)
+    _save(trainer, out)  # a run that has ended already has no epoch to be saved after
+    outputs.write_recipe(out, wanted)
+    _describe(console, trainer, verbose)
     with bar("epochs") as progress:
         row = progress.add_task("training", total=wanted.epochs, completed=trainer.state.epoch)
 
         def after(report: EpochReport, total: int) -> None:
-            trainer.save(checkpoint)
-            outputs.write_history(out, trainer.state)
+            _save(trainer, out)
             progress.update(row, completed=report.epoch, description=_short(report))
             if verbose or report.stop is not None:
                 progress.console.print(epoch_text(report, total), highlight=False)
@@ -124,31 +150,14 @@ def _run(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbos
         except KeyboardInterrupt:
             print(f"Interrupted. Go on with: {again('--resume-from', str(out))}", file=sys.stderr)
             raise typer.Exit(130) from None
-    metrics = outputs.write_results(out, task, best)
+    metrics = outputs.write_results(out, _task(trainer), best)
     console.print(_results(metrics))
     console.print(f"Best: epoch {best.epoch}, in {out / outputs.BEST}", soft_wrap=True)
 
 
-def _run_of(source: Path) -> Path:
-    """The output directory of a run, given it or its best model."""
-    return source.parent if source.name == outputs.BEST else source
-
-
-def _restore(trainer: Trainer, source: Path) -> None:
-    run = _run_of(source)
-    if not (run / outputs.CHECKPOINT).is_dir():
-        raise SpinlockError(
-            f"{source}: no run to resume: {run / outputs.CHECKPOINT} is missing. Give the "
-            "directory that was the --output of a run."
-        )
-    trainer.restore(run / outputs.CHECKPOINT)
-
-
-def _keep_best(source: Path, out: Path) -> None:
-    """A run elsewhere is left as it is, and its best model so far copied."""
-    best = _run_of(source) / outputs.BEST
-    if best.is_dir() and best.resolve() != (out / outputs.BEST).resolve():
-        shutil.copytree(best, out / outputs.BEST, dirs_exist_ok=True)
+def _save(trainer: Trainer, out: Path) -> None:
+    trainer.save(out / outputs.CHECKPOINT)
+    outputs.write_history(out, trainer.state)
 
 
 def _task(trainer: Trainer) -> VQVAETask:
@@ -156,7 +165,8 @@ def _task(trainer: Trainer) -> VQVAETask:
     return trainer.task
 
 
-def _describe(console: Console, task: VQVAETask, verbose: bool) -> None:
+def _describe(console: Console, trainer: Trainer, verbose: bool) -> None:
+    task = _task(trainer)
     info = open_dataset(task.config.data.path).info
     console.print(
         f"{info.path}: {len(task.split.train)} trajectories to train on, "

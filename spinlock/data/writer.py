@@ -123,7 +123,7 @@ class DatasetWriter:
             stale.unlink()
         fresh = not self.partial.exists()
         if fresh:
-            with atomic_file(self.partial) as beside:
+            with atomic_file(self.partial) as beside, self._disk_errors():
                 create(beside, self.plan)
         self._offsets, self.completed = locate(self.partial, self.plan)
         descriptor = os.open(self.partial, os.O_RDWR)

@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from spinlock.errors import SpinlockError
 from spinlock.files import atomic_file
 
 
@@ -21,8 +20,5 @@ def show(parts: Iterable[RenderableType]) -> None:
 
 def write(out: Path, document: dict[str, Any]) -> None:
     """As JSON. Raises SpinlockError where it cannot be written."""
-    try:
-        with atomic_file(out) as beside:
-            beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise SpinlockError(f"{out}: cannot be written: {error.strerror}.") from None
+    with atomic_file(out) as beside:
+        beside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -127,24 +127,20 @@ def encode_dataset(
     )
     codes = blocks.encode(tokenizer.vqvae, features)
     samples = np.indices((info.operators, info.realizations, windows)).reshape(3, -1).T
-    try:
-        with atomic_file(path) as beside, h5py.File(beside, "w") as file:
-            file.attrs["format"], file.attrs["schema_version"] = FORMAT, SCHEMA_VERSION
-            file.attrs["dataset"] = str(dataset)
-            file.attrs["dataset_fingerprint"] = info.fingerprint
-            file.attrs["windows"] = windows
-            file.attrs["provenance"] = json.dumps(artifact.provenance(), indent=1)
-            file.create_dataset("tokens", data=codes.numpy().astype("<i4"))
-            file["tokens"].attrs["names"] = list(codebook_names(tokenizer))
-            file.create_dataset("samples", data=samples.astype("<i4"))
-            file["samples"].attrs["columns"] = ["operator", "realization", "window"]
-            _describe(file, tokenizer)
-            for name in artifact.FILES:
-                content = np.frombuffer((model / name).read_bytes(), dtype=np.uint8)
-                file.create_dataset(f"tokenizer/{name}", data=content)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DatasetError(f"{path}: cannot be written: {reason}.") from None
+    with atomic_file(path) as beside, h5py.File(beside, "w") as file:
+        file.attrs["format"], file.attrs["schema_version"] = FORMAT, SCHEMA_VERSION
+        file.attrs["dataset"] = str(dataset)
+        file.attrs["dataset_fingerprint"] = info.fingerprint
+        file.attrs["windows"] = windows
+        file.attrs["provenance"] = json.dumps(artifact.provenance(), indent=1)
+        file.create_dataset("tokens", data=codes.numpy().astype("<i4"))
+        file["tokens"].attrs["names"] = list(codebook_names(tokenizer))
+        file.create_dataset("samples", data=samples.astype("<i4"))
+        file["samples"].attrs["columns"] = ["operator", "realization", "window"]
+        _describe(file, tokenizer)
+        for name in artifact.FILES:
+            content = np.frombuffer((model / name).read_bytes(), dtype=np.uint8)
+            file.create_dataset(f"tokenizer/{name}", data=content)
     return Tokens.load(path)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from spinlock.data import TrajectoryDataset
 from spinlock.errors import TrainingError
 from spinlock.features import FeatureConfig, extract, feature_names
-from spinlock.files import atomic_file
+from spinlock.files import atomic_file, own_directory
 
 AT_ONCE = 32
 
@@ -60,10 +60,10 @@ def raw_features(
         return RawFeatures(names, _computed(dataset, items, config, frames, starts))
     path = cache / f"features-{_digest(dataset, items, names, frames, starts)}.safetensors"
     if not path.exists():
+        own_directory(cache, "computed features")
         values = _computed(dataset, items, config, frames, starts)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
-            save_file({"features": values}, partial)
+            partial.write_bytes(save({"features": values}))
     return RawFeatures(names, load_file(path)["features"])
 
 

@@ -9,6 +9,7 @@ config.yaml              the resolved recipe
 """
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,26 @@ from typing import Any
 import numpy as np
 
 from spinlock.config import Config, as_yaml
-from spinlock.files import atomic_file
+from spinlock.files import atomic_directory, atomic_file
 from spinlock.training.state import EpochReport, RunState
 from spinlock.training.vqvae_task import VQVAETask
 from spinlock.vqvae import TARGETS, Categories, Tokenizer
 
 BEST = "best_model"
 CHECKPOINT = "checkpoint"
+
+
+def run_of(path: Path) -> Path:
+    """The output directory of a run, given it or its best model."""
+    return path.parent if path.name == BEST else path
+
+
+def copy_best(run: Path, out: Path) -> None:
+    """Give a run that goes on in `out` the best model so far, which stays in `run` as it is."""
+    best = run / BEST
+    if best.is_dir() and run.resolve() != out.resolve():
+        with atomic_directory(out / BEST) as beside:
+            shutil.copytree(best, beside, dirs_exist_ok=True)
 
 
 def write_recipe(out: Path, recipe: Config) -> None:

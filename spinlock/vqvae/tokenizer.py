@@ -123,11 +123,9 @@ class Tokenizer(nn.Module):
     def align(self, features: Float[Tensor, "B D"]) -> Tokenized:
         """As `forward`, from raw features."""
         standardized = self.standardizer(features)
-        latents = self.vqvae.latents(standardized)
-        codes = self.vqvae.bank(latents)
-        flatten = self.vqvae.flatten
-        quantized = flatten(self.vqvae.bank.lookup(codes))
-        return Tokenized(standardized, flatten(latents), quantized, codes)
+        rows = self.vqvae.latent_rows(standardized)
+        codes = self.vqvae.bank.assign(rows)
+        return Tokenized(standardized, rows.T, self.vqvae.bank.rows(codes).T, codes)
 
     def reconstruct(self, flat: Float[Tensor, "B V"]) -> Float[Tensor, "B K"]:
         """Standardized features from all vectors side by side."""

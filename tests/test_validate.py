@@ -17,7 +17,7 @@ from spinlock.evaluation.alignment_rollouts import Rolled
 from spinlock.evaluation.distributions import by_family, compare_features
 from spinlock.evaluation.trajectory_errors import energies, trajectory_errors
 from spinlock.evaluation.validation import ValidationReport, validate
-from spinlock.evaluation.validation_judge import MAX_RATIO, judge_validation
+from spinlock.evaluation.validation_judge import DISTANCE, MAX_RATIO, judge_validation, rules
 from spinlock.evaluation.validation_measurement import ValidationMeasurement, measure_validation
 from spinlock.evaluation.verdict import Finding, Status, verdict
 from spinlock.training.config import training_config
@@ -26,6 +26,7 @@ from spinlock.training.state import EpochReport
 from spinlock.training.trainer import Trainer
 from spinlock.vqvae import Tokenizer
 
+DOC = Path(__file__).resolve().parents[1] / "docs" / "validate.md"
 SMALL = {
     "base_channels": 4,
     "encoder_levels": 1,
@@ -212,6 +213,20 @@ def test_rollouts_that_diverge_are_counted_and_fail(truth: Tensor, tiny_tokenize
     assert (found, diverged) == (None, 12)
     (only,) = judge_validation(found, samples=12, diverged=12, max_ratio=MAX_RATIO)
     assert "12 of 12 rollouts are not finite: too few" in only.sentence
+
+
+def test_the_rules_and_grades_are_the_documented_ones() -> None:
+    page = DOC.read_text()
+    rows = re.findall(r"^\| ([a-zA-Z][^|]*?) \| ([<>]=?) ([\d.]+) \| (\w+) \|$", page, re.M)
+    assert rows == [
+        (each.measure, each.better, f"{each.limit:g}", each.otherwise) for each in rules()
+    ]
+    limits = zip(DISTANCE.words, DISTANCE.limits, strict=False)
+    grades = ", ".join([*(f"{word} {limit:g}" for word, limit in limits), DISTANCE.words[-1]])
+    assert f"| {DISTANCE.measure} | {grades} |" in page
+    statuses = [DISTANCE.status(value) for value in (0.1, 0.3, 0.6, 0.9)]
+    assert statuses == [Status.PASS, Status.WARN, Status.FAIL, Status.FAIL]
+    assert all(each.status(math.nan) is each.otherwise for each in rules())
 
 
 # The command

@@ -251,6 +251,8 @@ def place(
     (place / "data.h5").symlink_to(tiny_data)
     (place / "runs" / "vqvae").mkdir(parents=True)
     (place / "runs" / "vqvae" / "best").symlink_to(tiny_tokenizer)
+    (place / "runs" / "tokenizer").mkdir()
+    (place / "runs" / "tokenizer" / "best_model").symlink_to(tiny_tokenizer)
     (written,) = [
         document
         for _, text in blocks(ROOT / "docs" / "training.md", "yaml")

@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from spinlock.cli import app
+from spinlock.cli import run as run_command
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.errors import ArtifactError, DatasetError, SpinlockError
 from spinlock.evaluation.pictures.codes import draw_codes, embed, responses
@@ -167,7 +169,7 @@ def test_a_run_that_has_not_ended_is_drawn_without_its_results(
 
 def test_what_is_no_run_is_named(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no best_model in it"):
-        load_run(run_dir / "best_model")
+        load_run(run_dir.parent)
     torn = Path(shutil.copytree(run_dir, tmp_path / "torn"))
     (torn / "training_history.json").write_text('{"history": [{"epoch": 1')
     with pytest.raises(ArtifactError, match=r"training_history.json: cannot be read"):
@@ -178,6 +180,33 @@ def test_what_is_no_run_is_named(run_dir: Path, tmp_path: Path) -> None:
     (torn / "training_history.json").unlink()
     with pytest.raises(ArtifactError, match=r"training_history.json: missing"):
         load_run(torn)
+
+
+@pytest.mark.parametrize(("removed", "said"), [("training", "'training'"), ("facts", "'facts'")])
+def test_a_model_without_its_origin_is_one_message(
+    run_dir: Path, tmp_path: Path, removed: str, said: str
+) -> None:
+    torn = Path(shutil.copytree(run_dir, tmp_path / "torn"))
+    description = torn / "best_model" / "artifact.json"
+    content = json.loads(description.read_text())
+    del content["provenance"][removed]
+    description.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=f"its records are damaged: {said} is missing"):
+        load_run(torn)
+
+
+def test_a_run_is_also_named_by_its_best_model(run_dir: Path) -> None:
+    assert load_run(run_dir / "best_model").path == run_dir
+
+
+def test_a_mistake_is_one_message_without_an_idle_bar(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plot-vqvae", str(run_dir), "--dataset", str(tmp_path / "nowhere.h5")]
+    with pytest.raises(SystemExit):
+        run_command(lambda: app(words, standalone_mode=False))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
 
 
 def test_the_features_are_split_as_the_run_split_them(run_dir: Path) -> None:
@@ -192,7 +221,7 @@ def test_the_features_are_split_as_the_run_split_them(run_dir: Path) -> None:
 
 def test_the_command_draws_into_the_run(run_dir: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
-    command = [sys.executable, "-m", "spinlock.cli", "plot-vqvae", str(copy)]
+    command = [sys.executable, "-m", "spinlock.cli", "plot-vqvae", str(copy / "best_model")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from spinlock.artifact import load as load_artifact
+from spinlock.cli import app, run
 from spinlock.data import open_dataset
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.errors import DatasetError
@@ -255,6 +256,34 @@ def test_the_commands_encode_and_judge_operators_with_realizations(
     assert "blind guess" in said
     assert report["samples"] == open_dataset(data).info.items == 8
     assert list(report["reconstruction_error"]) == ["all"]  # not the tokenizer's own data
+
+
+@pytest.mark.parametrize("place", ["", "tokens.h5/report.json"])
+def test_numbers_that_cannot_be_written_are_one_message(
+    tokens: Path, tiny_data: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tokens.parent / place
+    said = refused(capsys, "evaluate-tokens", tokens, "--dataset", tiny_data, "--json", there)
+    assert said[-1].startswith(f"Error: {there}: cannot be written: ")
+
+
+def test_a_mistake_is_one_message_without_an_idle_bar(
+    tokens: Path, tiny_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = ("--dataset", tmp_path / "nowhere.h5")
+    encode = ("--vqvae-model", tiny_tokenizer, "--output", tmp_path / "new.h5")
+    (line,) = refused(capsys, "encode-to-tokens", *nowhere, *encode)
+    assert line.startswith("Error: ")
+    (line,) = refused(capsys, "evaluate-tokens", tokens, *nowhere)
+    assert line.startswith("Error: ")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[str]:
+    """The lines of what is said to a user's mistake."""
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: app([*map(str, arguments)], standalone_mode=False))
+    assert ended.value.code == 2
+    return capsys.readouterr().err.splitlines()
 
 
 def spinlock(*arguments: str | Path) -> str:

@@ -1,6 +1,5 @@
 """Commands about data files."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +11,8 @@ from spinlock import config
 from spinlock.cli.root import Overrides, app
 from spinlock.data import open_dataset
 from spinlock.data.generate import GenerateConfig
-from spinlock.data.generate import Progress as Made
 from spinlock.data.generate import generate as generate_dataset
-from spinlock.progress import bar
+from spinlock.progress import counted
 
 
 @app.command()
@@ -27,16 +25,8 @@ def generate(
 ) -> None:
     """Make a dataset of ground-truth trajectories. Interrupted, the same command goes on."""
     wanted = config.load(GenerateConfig, recipe, overrides or ())
-    progress = bar("operators")
-    task = progress.add_task(out.name, total=wanted.operators)
-    with ExitStack() as shown:
-
-        def show(made: Made) -> None:
-            if not progress.live.is_started:  # not before all that can be refused was
-                shown.enter_context(progress)
-            progress.update(task, completed=made.done)
-
-        generate_dataset(wanted, out, progress=show)
+    with counted("operators", out.name) as progress:
+        generate_dataset(wanted, out, progress=lambda made: progress(made.done, wanted.operators))
     describe(out)
 
 

@@ -15,7 +15,7 @@ from spinlock.evaluation.output import show, write
 from spinlock.evaluation.probe import probe
 from spinlock.evaluation.subject import load_subject
 from spinlock.evaluation.verdict import Status
-from spinlock.progress import bar
+from spinlock.progress import counted
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 Picture = Annotated[Path | None, typer.Option(help="Also draw them into this PNG file.")]
@@ -88,15 +88,8 @@ def diagnose_noa_alignment(
     strict: Strict = False,
 ) -> None:
     """Say how well a trained NOA is aligned with a tokenizer, on operators it has not seen."""
-    with bar("rollouts") as progress:
-        task = progress.add_task("rollouts", total=None)
-        report = diagnose_alignment(
-            noa,
-            vqvae,
-            dataset,
-            samples=n_samples,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counted("rollouts", "rollouts") as progress:
+        report = diagnose_alignment(noa, vqvae, dataset, samples=n_samples, progress=progress)
     show(alignment_tables.tables(report))
     if out is not None:
         write(out, report.document())

@@ -8,12 +8,14 @@ import typer
 
 from spinlock.cli.root import app
 from spinlock.evaluation.run import load_run
-from spinlock.progress import bar
+from spinlock.progress import counted
 
 
 @app.command("plot-vqvae")
 def plot_vqvae(
-    run_dir: Annotated[Path, typer.Argument(help="What train-vqvae has written.")],
+    run_dir: Annotated[
+        Path, typer.Argument(help="What train-vqvae has written, or best_model in it.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Directory for the pictures; RUN_DIR/pictures if not given.")
     ] = None,
@@ -25,17 +27,10 @@ def plot_vqvae(
     """Draw a tokenizer's training, codebooks and categories: PNG files and one HTML page."""
     from spinlock.evaluation.pictures import draw_run  # a tenth of every command's start
 
-    place = run_dir / "pictures" if out is None else out
     run = load_run(run_dir)
-    with bar("trajectories") as progress:
-        task = progress.add_task("features", total=None)
-        missing = draw_run(
-            run,
-            place,
-            dataset=dataset,
-            embedding=embedding,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    place = run.path / "pictures" if out is None else out
+    with counted("trajectories", "features") as progress:
+        missing = draw_run(run, place, dataset=dataset, embedding=embedding, progress=progress)
     for reason in missing:
         print(reason, file=sys.stderr)
     print(place / "index.html")

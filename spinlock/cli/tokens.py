@@ -1,6 +1,5 @@
 """Commands about tokens: made of a dataset, and judged."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +8,10 @@ from rich.console import Console
 
 from spinlock.cli.root import app
 from spinlock.evaluation.judge import judge
+from spinlock.evaluation.output import write
 from spinlock.evaluation.tables import tables
 from spinlock.evaluation.tokens import Tokens, encode_dataset
-from spinlock.files import atomic_file
-from spinlock.progress import bar
+from spinlock.progress import counted
 
 
 @app.command()
@@ -25,15 +24,8 @@ def encode_to_tokens(
     ] = 1,
 ) -> None:
     """Turn every trajectory of a dataset into tokens, in a file that can decode itself."""
-    with bar("trajectories") as progress:
-        task = progress.add_task("features", total=None)
-        tokens = encode_dataset(
-            dataset,
-            vqvae_model,
-            output,
-            windows=windows,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counted("trajectories", "features") as progress:
+        tokens = encode_dataset(dataset, vqvae_model, output, windows=windows, progress=progress)
     samples, books = tokens.codes.shape
     print(f"{samples} samples of {books} tokens each, in {output}")
 
@@ -47,16 +39,10 @@ def evaluate_tokens(
     ] = None,
 ) -> None:
     """Say what tokens cost, what they keep, and how well they tell operators apart."""
-    with bar("trajectories") as progress:
-        task = progress.add_task("features", total=None)
-        report = judge(
-            Tokens.load(tokens),
-            dataset,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counted("trajectories", "features") as progress:
+        report = judge(Tokens.load(tokens), dataset, progress=progress)
     console = Console()
     for part in tables(report):
         console.print(part)
     if out is not None:
-        with atomic_file(out) as beside:
-            beside.write_text(json.dumps(report.document(), indent=2, allow_nan=False) + "\n")
+        write(out, report.document())

@@ -13,7 +13,7 @@ from spinlock.evaluation.output import show, write
 from spinlock.evaluation.rollouts import write_rollouts
 from spinlock.evaluation.validation import validate
 from spinlock.evaluation.validation_judge import MAX_RATIO
-from spinlock.progress import bar
+from spinlock.progress import counted
 
 Noa = Annotated[
     Path,
@@ -42,15 +42,9 @@ def validate_noa(
     strict: Strict = False,
 ) -> None:
     """Say whether a NOA and a tokenizer fit that were trained apart on ground truth."""
-    with bar("rollouts") as progress:
-        task = progress.add_task("rollouts", total=None)
+    with counted("rollouts", "rollouts") as progress:
         report = validate(
-            noa,
-            vqvae,
-            dataset,
-            samples=n_samples,
-            max_ratio=max_ratio,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            noa, vqvae, dataset, samples=n_samples, max_ratio=max_ratio, progress=progress
         )
     show(validation_tables.tables(report))
     if out is not None:
@@ -75,14 +69,8 @@ def write_noa_rollouts(
     ] = None,
 ) -> None:
     """Write a NOA's rollouts as a dataset, in place of the ground truth that they imitate."""
-    with bar("rollouts") as progress:
-        task = progress.add_task(output.name, total=None)
+    with counted("rollouts", output.name) as progress:
         write_rollouts(
-            noa,
-            dataset,
-            output,
-            samples=n_samples,
-            timesteps=timesteps,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            noa, dataset, output, samples=n_samples, timesteps=timesteps, progress=progress
         )
     describe(output)

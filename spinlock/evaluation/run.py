@@ -15,7 +15,7 @@ from spinlock.errors import ArtifactError, DatasetError
 from spinlock.evaluation.source import standardized_features
 from spinlock.training.batches import split
 from spinlock.training.config import VQVAETraining, training_config
-from spinlock.training.outputs import BEST
+from spinlock.training.outputs import BEST, run_of
 from spinlock.vqvae import Tokenizer
 
 HISTORY, RESULTS = "training_history.json", "metrics.json"
@@ -50,19 +50,22 @@ class RunData:
 
 
 def load_run(path: Path) -> VQVAERun:
-    """The run in directory `path`. Raises ArtifactError when it is none, or damaged."""
+    """The run in directory `path`, or whose best model that is.
+
+    Raises ArtifactError when it is none, or damaged.
+    """
+    path = run_of(path)
     if not (path / BEST).is_dir():
         raise ArtifactError(
             f"{path}: no run of `spinlock train-vqvae`: there is no {BEST} in it. Give the "
             "directory that was its --output."
         )
     found = artifact.load(path / BEST, "vqvae")
-    config = training_config(found.provenance["training"], where=str(path / BEST))
-    assert isinstance(config, VQVAETraining)
     history = _read(path / HISTORY)
     if history is None:
         raise ArtifactError(f"{path / HISTORY}: missing. It is written with {BEST}; copy both.")
     try:
+        training, fingerprint = found.provenance["training"], found.provenance["facts"]["data"]
         best = {name: value for name, value in found.metrics.items() if name != "epoch"}
         kept = int(found.metrics["epoch"])
         epochs = [(int(row["epoch"]), row["metrics"]) for row in history["history"]]
@@ -70,11 +73,13 @@ def load_run(path: Path) -> VQVAERun:
         quality = None if results is None else results["quality"]
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: its records are damaged: {error} is missing.") from None
+    config = training_config(training, where=str(path / BEST))
+    assert isinstance(config, VQVAETraining)
     return VQVAERun(
         path=path,
         tokenizer=Tokenizer.load(path / BEST),
         config=config,
-        fingerprint=found.provenance["facts"]["data"],
+        fingerprint=fingerprint,
         kept=kept,
         best=best,
         history=epochs,

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from spinlock.cli import app, run, vqvae
 from spinlock.config import load
+from spinlock.data import open_dataset
 from spinlock.evaluation.run import load_run
+from spinlock.features import extract, feature_names
 from spinlock.training.recipe import VQVAERecipe
 from spinlock.vqvae import TARGETS, Tokenizer
 
@@ -91,6 +94,29 @@ def test_a_run_that_is_resumed_equals_one_that_was_not(recipe, tmp_path):
         tmp_path / "straight" / "best_model"
     )
     assert weights(tmp_path / "half" / "best_model") == half
+
+
+def test_the_written_statistics_alone_standardize_as_the_tokenizer_does(recipe, tmp_path):
+    train("--config", recipe, "--epochs", "1")
+    out = tmp_path / "run"
+    wanted, tokenizer = load(VQVAERecipe, recipe), Tokenizer.load(out / "best_model")
+    raw = extract(open_dataset(wanted.input).trajectories([0, 1]), tokenizer.feature_config)
+    raw *= torch.tensor([[1.0], [50.0]])  # the second in the tails
+    columns = dict(zip(feature_names(tokenizer.feature_config), raw.T.numpy(), strict=True))
+    expected = dict(zip(tokenizer.standardizer.names, tokenizer.standardizer(raw).T, strict=True))
+    stored = np.load(out / "normalization_stats.npz")
+    squeezed = 0
+    for category, names in json.loads((out / "categories.json").read_text())["categories"].items():
+        x = np.stack([columns[name] for name in names], axis=1)
+        low, high, spread, mean, std = (
+            stored[f"{category}_{name}"] for name in ("low", "high", "spread", "mean", "std")
+        )
+        excess = (x - x.clip(low, high)) / spread
+        squeezed += np.count_nonzero(excess)
+        found = x.clip(low, high) + spread * np.sign(excess) * np.log1p(abs(excess))
+        for name, values in zip(names, ((found - mean) / std).T, strict=True):
+            np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-5)
+    assert squeezed
 
 
 def test_a_run_that_has_ended_is_taken_whole_to_another_directory(recipe, tmp_path):

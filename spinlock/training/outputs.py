@@ -1,7 +1,7 @@
 """What a tokenizer's training leaves beside its checkpoint, for people and for other programs.
 
 best_model/              the artifact of the best epoch (`Tokenizer.load`)
-normalization_stats.npz  <category>_mean and <category>_std of the features in use, and names
+normalization_stats.npz  <category>_low, _high, _spread, _mean and _std, and feature_names
 training_history.json    every epoch's metrics
 categories.json          which feature is in which category, and why others are in none
 metrics.json             the best epoch's quality, per category and codebook, with targets
@@ -62,7 +62,7 @@ def write_results(out: Path, task: VQVAETask, best: EpochReport) -> dict[str, An
     statistics = {
         f"{category}_{what}": getattr(standardizer, what)[list(members)].numpy()
         for category, members in groups.items()
-        for what in ("mean", "std")
+        for what in ("low", "high", "spread", "mean", "std")
     }
     with atomic_file(out / "normalization_stats.npz") as path, path.open("wb") as stream:
         np.savez(stream, feature_names=np.array(names), **statistics)

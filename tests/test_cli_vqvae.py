@@ -159,6 +159,15 @@ def test_a_dry_run_says_how_much_of_a_resumed_run_is_done(recipe, tmp_path):
     assert "12 updates in 4 epochs, of which 1 are done." in train(*given)
 
 
+def test_an_interval_of_resets_that_the_run_never_reaches_is_told(recipe):
+    given = ("--config", recipe, "--dry-run", "--set")
+    told = (
+        "⚠ Dead codes are never reset: dead_code_reset_interval is 13, and the run has 12 updates"
+    )
+    assert told in train(*given, "dead_code_reset_interval=13")
+    assert "Dead codes" not in train(*given, "dead_code_reset_interval=12")
+
+
 def test_a_directory_named_like_a_shipped_recipe_does_not_hide_it(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quick").mkdir()

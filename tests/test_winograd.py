@@ -62,6 +62,15 @@ def test_it_does_not_apply_to_double_precision() -> None:
     assert not winograd.applies(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
 
 
+def test_on_a_large_grid_it_applies_only_where_a_backward_may_follow() -> None:
+    large, small, weight = (torch.zeros(1, 32, n, n) for n in (64, 32, 3))
+    weight = weight.expand(32, 32, 3, 3)
+    assert winograd.applies(large, weight)
+    with torch.no_grad():
+        assert winograd.applies(small, weight)
+        assert not winograd.applies(large, weight)
+
+
 def test_a_network_with_it_is_the_network_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = UAFNOConfig(base_channels=32, encoder_levels=2, afno_blocks=1, blocks_per_level=1)

@@ -184,6 +184,14 @@ def _describe(console: Console, trainer: Trainer, verbose: bool) -> None:
         f"{layout.latent_dim} latent entries, "
         f"{sum(p.numel() for p in task.vqvae.parameters()):,} parameters."
     )
+    interval = task.config.model.dead_code_reset_interval
+    updates = trainer.batches * trainer.config.epochs
+    if interval > updates:
+        console.print(
+            f"⚠ Dead codes are never reset: dead_code_reset_interval is {interval}, and the run "
+            f"has {updates} updates.",
+            soft_wrap=True,
+        )
 
 
 def _short(report: EpochReport) -> str:

@@ -20,6 +20,8 @@ LEAST_CHANNELS = 32
 CELLS_AT_ONCE = 4096
 """Of as many cells the tiles stay in the cache, and their products are still large."""
 
+FORWARD_CELLS = 1024
+
 _B = [
     [4, 0, -5, 0, 1, 0],
     [0, -4, -4, 1, 1, 0],
@@ -46,13 +48,17 @@ INPUT, WEIGHT, OUTPUT = (
 
 
 def applies(x: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve` is for these, and faster than a direct convolution."""
+    """Whether `convolve` is for these, and faster than a direct convolution.
+
+    On large grids only its backward is, so it does not apply there where none will follow.
+    """
     height, width = x.shape[-2:]
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and min(weight.shape[:2]) >= LEAST_CHANNELS
         and height % 4 == width % 4 == 0
+        and (torch.is_grad_enabled() or height * width <= FORWARD_CELLS)
     )
 
 

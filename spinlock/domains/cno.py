@@ -10,9 +10,8 @@ the batch, its order, the number of threads or the process, with one CPU and one
 1x1 convolutions and SiLU, for example, round differently on 1 and 2 threads.
 
 **Operators of one architecture are computed together** on grids up to 16x16, where calls cost as
-much as what they compute: groups of 8 take 0.84 (8x8) to 0.89 (16x16) of the time alone. On larger
-grids a group outgrows the cache and takes longer (1.05 at 32x32, 1.15 at 64x64), so there each
-is alone (benchmarks/results/cno.md). A group also needs a grid that is a multiple of 8: then
+much as what they compute: groups of 8 take 0.9 of the time alone. On larger grids a group outgrows
+the cache and takes longer (1.07 at 32x32, 1.14 at 64x64), so there each is alone (benchmarks/results/cno.md). A group also needs a grid that is a multiple of 8: then
 every state begins at a multiple of 64 bytes and ends with a full vector, as it does alone.
 
 B operators, P parameters, G operators of one architecture, M realizations, T frames,

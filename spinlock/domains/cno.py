@@ -11,8 +11,9 @@ the batch, its order, the number of threads or the process, with one CPU and one
 
 **Operators of one architecture are computed together** on grids up to 16x16, where calls cost as
 much as what they compute: groups of 8 take 0.9 of the time alone. On larger grids a group outgrows
-the cache and takes longer (1.07 at 32x32, 1.14 at 64x64), so there each is alone (benchmarks/results/cno.md). A group also needs a grid that is a multiple of 8: then
-every state begins at a multiple of 64 bytes and ends with a full vector, as it does alone.
+the cache and takes longer (1.07 at 32x32, 1.14 at 64x64), so there each is alone
+(benchmarks/results/cno.md). A group also needs a grid that is a multiple of 8: then every state
+begins at a multiple of 64 bytes and ends with a full vector, as it does alone.
 
 B operators, P parameters, G operators of one architecture, M realizations, T frames,
 C channels, H x W grid.

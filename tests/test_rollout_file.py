@@ -11,7 +11,7 @@ from dataset_files import write_prototype
 from spinlock.data import open_dataset, schema
 from spinlock.data.operators import read_operators
 from spinlock.errors import DatasetError, GroundTruthError
-from spinlock.evaluation.rollouts import write_rollouts
+from spinlock.evaluation.rollout_file import write_rollouts
 from spinlock.evaluation.subject import load_subject
 from spinlock.evaluation.validation import validate
 from spinlock.evaluation.verdict import Status

@@ -10,7 +10,7 @@ from spinlock.cli.diagnose import Json, Strict, leave
 from spinlock.cli.root import app
 from spinlock.evaluation import validation_tables
 from spinlock.evaluation.output import show, write
-from spinlock.evaluation.rollouts import write_rollouts
+from spinlock.evaluation.rollout_file import write_rollouts
 from spinlock.evaluation.validation import validate
 from spinlock.evaluation.validation_judge import MAX_RATIO
 from spinlock.progress import counted

@@ -24,7 +24,7 @@ from spinlock.training.optim import schedule_factor
 from spinlock.training.parallel import World
 from spinlock.training.state import EpochReport
 from spinlock.training.trainer import Trainer
-from spinlock.vqvae import Tokenizer
+from spinlock.vqvae import VQVAE, Tokenizer
 
 SMALL = {
     "base_channels": 4,
@@ -151,6 +151,27 @@ def test_micro_batches_give_the_update_of_the_whole_batch_to_rounding(
     assert second.pop("micro_batch") == micro
     assert first.pop("micro_batch") == 4
     assert second == pytest.approx(first, rel=1e-4)
+
+
+def test_a_tokenizer_is_validated_in_micro_batches_with_the_same_scores(
+    vqvae: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(built(vqvae, epochs=1, data__validation_fraction=0.5))
+    latent_rows = VQVAE.latent_rows
+
+    def short_of_memory(model: VQVAE, batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > 2 and not model.training:
+            raise torch.OutOfMemoryError
+        return latent_rows(model, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VQVAE, "latent_rows", short_of_memory)
+        (report,) = trainer.epochs()
+    assert report.stop is None
+    assert trainer.state.micro_batch == 2
+    for block in (1, 4, 6):
+        for name, value in trainer.task.validate(trainer.world, block).items():
+            assert report.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-6), (name, block)
 
 
 def test_the_projector_learns_and_the_tokenizer_does_not_move(noa: dict[str, Any]) -> None:

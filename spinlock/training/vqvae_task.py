@@ -34,6 +34,7 @@ from spinlock.vqvae import (
     reference_loss,
     weights,
 )
+from spinlock.vqvae.losses import joined
 from spinlock.vqvae.metrics import MOST_PAIRED
 
 LEAST_SAMPLES = 3
@@ -104,17 +105,19 @@ class VQVAETask(Task):
     def validate(self, world: World, micro_batch: int) -> dict[str, float]:
         """Loss terms on the validation items, and how well the codebooks are used.
 
-        Features are small: every rank judges all of them in one batch, whatever the micro-batch,
-        because topography and utilization compare items with each other. No setting that a search
-        varies enters: `val/loss` weighs the terms as the production recipe does, and topography
-        compares as many items whatever `topo_samples` is.
+        The model sees a micro-batch at a time; what it says of them is judged as one, because
+        topography and utilization compare items with each other. That is small: every rank
+        judges all of it. No setting that a search varies enters: `val/loss` weighs the terms as
+        the production recipe does, and topography compares as many items whatever `topo_samples`
+        is.
         """
         held_out = self._batch(self.split.validation).to(self.device)
         self.modules.eval()
         with torch.no_grad():
-            prediction = replace(predict(self.vqvae, held_out), topo_samples=MOST_PAIRED)
+            parts = [predict(self.vqvae, part) for part in torch.split(held_out, micro_batch)]
+            prediction = replace(joined(parts), topo_samples=MOST_PAIRED)
             terms = {name: float(value) for name, value in self._terms(prediction).items()}
-        found = quality(self.vqvae, held_out)
+        found = quality(self.vqvae, held_out, micro_batch)
         loss = reference_loss(terms)
         weighed = self.config.checkpoint.model_dump(exclude={"use_composite"})
         return (

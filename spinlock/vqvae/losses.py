@@ -6,8 +6,8 @@ exceptions, `topography` and `orthogonality`, compare items or codes with each o
 micro-batch at a time.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,17 @@ class VQPrediction:
     def vectors(self) -> Float[Tensor, "B Q E"]:
         """Quantized, with the straight-through gradient, padded with zeros."""
         return pad_rows(self.vector_rows, self.entries, self.codebooks)
+
+
+def joined(parts: Sequence[VQPrediction]) -> VQPrediction:
+    """The prediction of a batch from those of its parts, in eval mode the same but for rounding."""
+    of_items = {"target": 0, "reconstruction": 0, "codes": 0}
+    of_items |= {"latent_rows": 1, "vector_rows": 1, "partial": 1, "partial_target": 1}
+    whole: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts], dim)
+        for name, dim in of_items.items()
+    }
+    return replace(parts[0], **whole)
 
 
 Term = Callable[[VQPrediction], Float[Tensor, ""]]

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from spinlock import artifact
+from spinlock.cli import app
 from spinlock.config import read, replace
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.features import FeatureConfig
@@ -146,7 +149,6 @@ EFFECTS = {
     "orthogonality_target": ({"orthogonality_target": 0.9}, "groups"),
     "max_clusters": ({"max_clusters": 2}, "groups"),
     "min_features_per_category": ({"min_features_per_category": 8}, "groups"),
-    "output": ({}, "output"),
     "seed": ({"seed": 1}, "weights"),
     "operators": ({"operators": 20}, "weights"),
     "validation_fraction": ({"validation_fraction": 0.4}, "weights"),
@@ -160,13 +162,14 @@ EFFECTS = {
     "lr_schedule": ({"lr_schedule": "cosine"}, "weights"),
     "weight_decay": ({"weight_decay": 0.5}, "weights"),
     "val_every_n_epochs": ({"val_every_n_epochs": 3}, "reports"),
-    "checkpoint_use_composite": ({"checkpoint_use_composite": False}, "selection"),
     "checkpoint_loss_weight": ({"checkpoint_loss_weight": 2.0}, "composite"),
     "checkpoint_topo_weight": ({"checkpoint_topo_weight": 2.0}, "composite"),
     "checkpoint_quality_weight": ({"checkpoint_quality_weight": 2.0}, "composite"),
 }
 ELSEWHERE = {
     "input": "test_another_input_is_another_run",
+    "output": "test_a_run_is_written_to_the_output_and_nowhere_else",
+    "checkpoint_use_composite": "test_the_epoch_kept_is_the_best_by_the_composite_or_by_the_loss",
     "category_assignment": "test_categories_can_be_named_by_the_user",
     "features_cache": "test_cached_features_are_those_that_were_computed",
     "dead_code_reset_interval": "test_dead_codes_are_reset_by_interval_and_percentile",
@@ -178,11 +181,8 @@ ELSEWHERE = {
 
 
 def seen(run: Run, what: str):
-    match what:
-        case "selection":
-            return run.task.selection
-        case "reports":
-            return [report.epoch for report in run.reports]
+    if what == "reports":
+        return [report.epoch for report in run.reports]
     return getattr(run, what)
 
 
@@ -221,6 +221,31 @@ def test_the_same_recipe_gives_the_same_run(base, datasets, tmp_path):
 
 def test_another_input_is_another_run(base, datasets, tmp_path):
     assert Run(tmp_path, datasets[1]).weights != base.weights
+
+
+def test_a_run_is_written_to_the_output_and_nowhere_else(datasets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = {**SMALL, "epochs": 1, "input": str(datasets[0]), "output": "here/and/there"}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    command = ["train-vqvae", "--config", "recipe.json"]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "here"}
+    assert (tmp_path / "here" / "and" / "there" / "best_model").is_dir()
+
+
+def test_the_epoch_kept_is_the_best_by_the_composite_or_by_the_loss(datasets, tmp_path):
+    """A composite of topography alone, which this run does not learn, is best at another epoch."""
+    weights = {"loss_weight": 0.0, "topo_weight": 1.0, "quality_weight": 0.0}
+    long = {"epochs": 8, "topo_weight": 0.0}
+    long |= {f"checkpoint_{name}": value for name, value in weights.items()}
+    kept = []
+    for use_composite, score in ((True, "quality/composite"), (False, "val/loss")):
+        directory = tmp_path / score
+        run = Run(directory, datasets[0], **long, checkpoint_use_composite=use_composite)
+        _, best = min((report.metrics[score], report.epoch) for report in run.reports)
+        assert artifact.load(run.output, "vqvae").metrics["epoch"] == best
+        kept.append(best)
+    assert kept[0] != kept[1]
 
 
 def test_categories_can_be_named_by_the_user(base, datasets, tmp_path):

@@ -1,6 +1,6 @@
 """What a training step of the NOA costs, beside the research prototype's network.
 
-    python benchmarks/noa.py [--rounds 3] [--window 3] [--compile]
+    python benchmarks/noa.py [--rounds 3] [--window 2] [--compile]
 
 One thread; all variants once in every round of one run; medians of CPU seconds. Outputs from
 equal weights are compared first. Writes benchmarks/results/noa.md.
@@ -11,7 +11,6 @@ import os
 import platform
 from pathlib import Path
 
-import noa_memory
 import torch
 from noa_parts import (
     BATCH,
@@ -77,7 +76,7 @@ def batch_table(found: Times, seen_again: float, parts: dict[str, float]) -> lis
         f"| CPU s, T={TIMESTEPS}, window {WINDOW}, B={BATCH} | spinlock | prototype | times |",
         "|---|---|---|---|",
         *(
-            f"| {name} | {ours:.3g} | {plain:.3g} | {f'{plain / ours:.1f}' if ours else ''} |"
+            f"| {name} | {ours:.3g} | {plain:.3g} | {f'{plain / ours:.3g}' if ours else ''} |"
             for name, ours, plain in rows
         ),
     ]
@@ -139,7 +138,7 @@ def heading(window: int, rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--window", type=int, default=3)
+    parser.add_argument("--window", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,7 +148,7 @@ def main() -> None:
     def section(title: str, *paragraphs: str) -> None:
         lines.extend([f"## {title}", "", *paragraphs, ""])
         print("\n".join(lines[-len(paragraphs) - 3 :]), flush=True)
-        RESULT.write_text("\n".join(lines))
+        RESULT.write_text("\n".join(lines).rstrip() + "\n")
 
     section("Equal outputs", EQUAL, "", *equal_outputs())
     step = times(window, rounds)
@@ -165,7 +164,6 @@ def main() -> None:
     once = step["prototype", "one state more"] - step["prototype", "supervised"]
     section("A batch", WHOLE, "", *batch_table(step, once * window, parts))
     section("bfloat16", REDUCED, "", *reduced_precision(1, 4))
-    section("Peak memory", MEMORY, "", *noa_memory.table())
     if options.compile:
         section("Compilation", compiled(2))
 
@@ -187,11 +185,6 @@ WHOLE = (
 REDUCED = (
     "Against single precision, one sample, freshly initialized: error of the whole gradient in "
     "relative norm, and of the last frame."
-)
-MEMORY = (
-    "Resident at the peak of one update, torch and weights included: forward, all three losses "
-    "(0 latent steps: on states, no tokenizer), backward, AdamW; timesteps = window. Each in a "
-    "process of its own."
 )
 
 

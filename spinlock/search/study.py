@@ -19,7 +19,7 @@ from rich.console import Console
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
-from spinlock.files import own_directory
+from spinlock.files import own_directory, refuse_foreign
 from spinlock.search import cluster
 from spinlock.search.book import Book
 from spinlock.search.check import check
@@ -208,12 +208,7 @@ def _free(group: str) -> None:
 @contextmanager
 def _alone(experiment: Path) -> Iterator[None]:
     """Hold the experiment's directory: two drivers of one search would tell two stories."""
-    found = {path.name for path in experiment.iterdir()} if experiment.is_dir() else set[str]()
-    if found and found.isdisjoint({"lock", EVENTS}):
-        raise SearchError(
-            f"{experiment}: this directory holds other files than a search's. Give --experiment "
-            "a directory that is empty or does not exist."
-        )
+    refuse_foreign(experiment, "the search", {"lock", EVENTS})
     try:
         stream = (own_directory(experiment, "the search") / "lock").open("a+")
     except OSError as error:

@@ -114,7 +114,7 @@ def train_noa(
         Path | None, typer.Option(help="Start from the weights of this artifact or checkpoint.")
     ] = None,
     mlflow: Annotated[
-        str | None, typer.Option(help="Log to this MLflow server too, or file:DIRECTORY.")
+        str | None, typer.Option(help="Log to this MLflow store too: http://.. or sqlite:///FILE.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:

@@ -1,6 +1,7 @@
 """Runs of `spinlock train-noa` on tiny data, in this process or in their own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,5 +40,15 @@ def started(*arguments: str | Path, launcher: tuple[str, ...] = ()) -> "subproce
     words = [sys.executable, *launcher, "-m", "spinlock.cli", "train-noa", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=mind_interrupts,
     )
+
+
+def mind_interrupts() -> None:
+    """In a new process: a shell's background job ignores SIGINT, and what it starts does, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from noa_runs import mind_interrupts
 from searching import told, without_ray
 from test_searcher_optuna import agree, load
 
@@ -47,6 +48,7 @@ def start(directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
         [sys.executable, str(HERE / "searching.py"), str(directory / "x"), str(study), *arguments],
         env=environment,
         stderr=(directory / "stderr").open("ab"),
+        preexec_fn=mind_interrupts,
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from noa_runs import mind_interrupts
 
 from spinlock import artifact
 from spinlock.errors import ConfigError, SearchError
@@ -105,6 +106,7 @@ def launch(place: Path, spaces: dict[str, Path], *arguments: object) -> "subproc
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=mind_interrupts,
     )
 
 

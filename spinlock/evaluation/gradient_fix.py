@@ -9,7 +9,7 @@ from spinlock.config import as_yaml, dotted, replace
 from spinlock.errors import ConfigError
 from spinlock.files import atomic_file
 from spinlock.training.config import NOATraining, training_config
-from spinlock.training.noa_recipe import ENABLE, KEYS, noa_training
+from spinlock.training.noa_recipe import ENABLE, KEYS, NEEDS_TOKENIZER, noa_training
 
 RECIPE, OUT = "RECIPE.yaml", "NEW_RUN"
 
@@ -47,7 +47,7 @@ def _by_flags(wanted: NOATraining) -> list[str]:
     given = {flag: leaves[key] for flag, key in KEYS.items() if leaves[key] is not None}
     if wanted.loss.lambda_latent:
         given[ENABLE] = True
-    idle = [] if wanted.tokenizer else ["lambda_commit"]
+    idle = [] if wanted.tokenizer else [*NEEDS_TOKENIZER]
     idle += [] if wanted.loss.lambda_latent else ["lambda_latent", "latent_sample_steps"]
     for flag in idle:
         given.pop(flag, None)

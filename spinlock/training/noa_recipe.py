@@ -62,7 +62,11 @@ WINDOW = 32
 """The guides' window, wherever a rollout is longer than it."""
 
 _LATENT = ("lambda_latent", "latent_sample_steps")
-_OF_TOKENIZER = ("lambda_recon", "lambda_tokens", "lambda_project", "lambda_augment")
+NEEDS_TOKENIZER = (
+    *("feature_matching", "lambda_commit", ENABLE, *_LATENT),
+    *("lambda_recon", "lambda_tokens", "lambda_project", "lambda_augment"),
+)
+"""The flags that are refused without a tokenizer."""
 
 
 def noa_training(
@@ -111,8 +115,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_idle(given: Mapping[str, Any], begun: Mapping[str, Any]) -> None:
     """Flags that would change nothing are a misunderstanding."""
     if "vqvae_path" not in given and begun.get("tokenizer") is None:
-        needy = ("feature_matching", "lambda_commit", ENABLE, *_LATENT, *_OF_TOKENIZER)
-        idle = [flag for flag in needy if flag in given]
+        idle = [flag for flag in NEEDS_TOKENIZER if flag in given]
         idle += [MODE] if given.get(MODE) == "vq_led" else []
         if idle:
             raise ConfigError(

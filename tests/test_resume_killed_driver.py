@@ -88,8 +88,10 @@ def test_a_killed_then_interrupted_search_equals_an_undisturbed_one(tmp_path: Pa
 
     driver = start(tmp_path, "--resume")
     wait_for(driver, log, 9)
+    os.kill(driver.pid, signal.SIGSTOP)  # it would be done before the second has begun
     second = start(tmp_path, "--resume")
     assert second.wait(60) != 0
+    os.kill(driver.pid, signal.SIGCONT)
     assert (
         f"another driver runs this search (process {driver.pid})"
         in (tmp_path / "stderr").read_text()

@@ -33,6 +33,6 @@ def test_a_file_and_a_directory_of_other_things_are_refused_and_stay(tmp_path: P
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
-    with pytest.raises(SpinlockError, match="holds other files"), _alone(other):
+    with pytest.raises(SpinlockError, match="holds other things"), _alone(other):
         pass
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]

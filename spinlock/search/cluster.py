@@ -49,10 +49,11 @@ _LOCAL = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connected Ray: how many trials fit at once, and where its dashboard is."""
+    """A connected Ray: how many trials fit at once, its dashboard, GPUs that no trial asks for."""
 
     concurrent: int
     dashboard: str | None
+    idle_gpus: int
 
 
 @contextmanager
@@ -74,7 +75,8 @@ def connect(
         context = _start(concurrent * cpus, concurrent, dashboard, environment)
     try:
         url = context.dashboard_url
-        yield Cluster(_room(resources, share), f"http://{url}" if url else None)
+        idle = 0 if resources.gpus_per_worker else int(ray.cluster_resources().get("GPU", 0))
+        yield Cluster(_room(resources, share), f"http://{url}" if url else None, idle)
     finally:
         ray.shutdown()
 
@@ -161,6 +163,9 @@ def worker_environment(resources: Resources, *, local: bool) -> dict[str, str]:
         "RAY_TRAIN_METRICS_ENABLED": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     }
+    if not resources.gpus_per_worker:
+        # Else a trial that asked for no GPU takes one all the same, unseen by Ray's account.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment | _worker_environment_here() if local else environment
 
 

@@ -100,6 +100,11 @@ def run(
                 ):
                     if ray_.dashboard is not None:
                         console.print(f"Ray dashboard: {ray_.dashboard}")
+                    if ray_.idle_gpus:
+                        console.print(
+                            f"Ray has {ray_.idle_gpus} GPUs, and trials train on the CPU: to use "
+                            "them, set resources.gpus_per_worker."
+                        )
                     book.listeners.append(progress)
                     _search(study, trainable, book, sampler, ray_, console)
         except KeyboardInterrupt:

@@ -1,9 +1,15 @@
 """Shape checking for every test, and where the real files are.
 
 The import hook makes the shapes in spinlock's signatures true at every call a test makes.
+Numbers are compared exactly, so a GPU is hidden, whose sums take any order: test_gpu.py alone is
+for it, and says how.
 """
 
+import os
 from pathlib import Path
+
+if not os.environ.get("SPINLOCK_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch

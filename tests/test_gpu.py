@@ -1,6 +1,8 @@
-"""On a CUDA device: the numbers of the CPU, exact resume, and memory that runs out for real.
+"""On a CUDA device: the numbers of the CPU, resume, and memory that runs out for real.
 
-Skipped where there is none. `spinlock`'s other tests train on the GPU too where they find one.
+    SPINLOCK_TEST_GPU=1 pytest tests/test_gpu.py
+
+The device must be free: what others hold counts as memory that ran out.
 """
 
 from pathlib import Path
@@ -14,7 +16,10 @@ from spinlock.training.config import training_config
 from spinlock.training.evaluate import evaluate
 from spinlock.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="torch sees no CUDA device, or SPINLOCK_TEST_GPU is not set",
+)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MEASURED = ("seconds", "peak_memory_bytes")
 

@@ -43,6 +43,7 @@ DOCUMENTED = {
     "checkpoint_quality_weight": 0.5,
     "early_stopping_patience": 250,
     "early_stopping_min_delta": 0.001,
+    "val_every_n_epochs": 5,
     "use_torch_compile": True,
 }
 SMALL = {

@@ -228,10 +228,10 @@ def prototype_topography(seen: Seen, samples: int) -> Tensor:
     """The research prototype's: one distance matrix per codebook, averaged; the diagonal counts."""
     target = seen.target[:samples]
     d_x = torch.cdist(target, target)
-    d_z, d_q = (
-        torch.stack([torch.cdist(layer[:samples], layer[:samples]) for layer in layers]).mean(0)
-        for layers in (seen.latents, seen.vectors)
-    )
+    d_z, d_q = torch.zeros_like(d_x), torch.zeros_like(d_x)
+    for total, layers in ((d_z, seen.latents), (d_q, seen.vectors)):
+        for layer in layers:
+            total += torch.cdist(layer[:samples], layer[:samples]) / len(layers)
     return 0.3 * (1 - pearson(d_x, d_z)) + 0.7 * (1 - pearson(d_z, d_q))
 
 

@@ -111,12 +111,17 @@ def equal_losses(x: Tensor) -> list[str]:
         worst = dict.fromkeys(TERMS, 0.0)
         for step in range(steps):
             batch = data[step % 4 * BATCH :][:BATCH]
-            ours, plain = (found[name].step(batch) for name in ("a", "b"))
+            ours, plain, older = (found[name].step(batch) for name in ("a", "b", "b'"))
             for name in TERMS:
                 worst[name] = max(worst[name], abs(ours[name].item() - plain[name].item()))
         cells = " | ".join(f"{worst[name]:.0e}" for name in TERMS)
         rows.append(f"| {str(dtype)[6:]}, {steps} update{'s'[: steps - 1]} | {cells} |")
-    return rows
+        if steps == 1:
+            defined = (
+                f"Before the first update the topographic loss is {ours['topography']:.4f} by (a) "
+                f"and (b), and {older['topography']:.4f} by (b'), which defines it otherwise."
+            )
+    return [*rows, "", defined]
 
 
 def times(widths: tuple[int, ...], samples: int, x: Tensor, rounds: int) -> dict[str, Variant]:

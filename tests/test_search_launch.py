@@ -179,8 +179,9 @@ def test_a_noa_is_searched_resumed_exported_and_judged_again(
 ) -> None:
     place = tmp_path / "x"
     files = ("--space", space, "--data", tiny_data, "--vqvae", tiny_tokenizer)
-    done = launch("tune_noa.py", *files, "--experiment", place)
+    done = launch("tune_noa.py", *files, "--experiment", place, "--resume")
     assert done.returncode == 0, done.stderr
+    assert "x: no search stands here yet; it begins now." in done.stdout
     ledger = read_ledger(place)
     assert ledger.trials[0].state() == State.COMPLETED
     assert "best  trial" in done.stdout

@@ -54,6 +54,8 @@ def search(
 
     from spinlock.search.study import run  # Ray starts loading here, after all can be answered
 
+    if resume and not (place / EVENTS).is_file():
+        console.print(f"{place}: no search stands here yet; it begins now.", soft_wrap=True)
     result = run(ready.study, trainable, place, resume=resume, address=address, console=console)
     _show(console, ready, trainable, result.ledger)
     if not result.finished:

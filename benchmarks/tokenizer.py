@@ -73,19 +73,24 @@ def main(
     data: Annotated[Path, typer.Option(help="Where the real files are.")],
     work: Annotated[Path, typer.Option(help="Where runs and the generated file are kept.")],
 ) -> None:
-    work.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for run in RUNS:
-        if not (work / f"m_{run.name}" / "metrics.json").exists():
-            source = _generated(work) if run.data == "generated" else data / run.data
-            command = [sys.executable, "-m", "spinlock.cli", "train-vqvae"]
-            command += ["--config", run.recipe]
-            command += ["--input", str(source), "--output", str(work / f"m_{run.name}")]
-            command += [word for setting in run.settings for word in ("--set", setting)]
-            subprocess.run(command, check=True, env=environment)
+        train(run, data, work)
     with atomic_file(RESULT) as path:
         path.write_text(_page(work), encoding="utf-8")
     print(RESULT.read_text())
+
+
+def train(run: Run, data: Path, work: Path) -> Path:
+    """The run's output directory under `work`; trained if it does not stand there."""
+    work.mkdir(parents=True, exist_ok=True)
+    place = work / f"m_{run.name}"
+    if not (place / "metrics.json").exists():
+        source = _generated(work) if run.data == "generated" else data / run.data
+        command = [sys.executable, "-m", "spinlock.cli", "train-vqvae"]
+        command += ["--config", run.recipe, "--input", str(source), "--output", str(place)]
+        command += [word for setting in run.settings for word in ("--set", setting)]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return place
 
 
 def _generated(work: Path) -> Path:
@@ -111,16 +116,13 @@ def _page(work: Path) -> str:
         "the target. Category orthogonality alone is that of the partition on the features that it "
         "was found on, before any training.",
         "",
-        "| data | samples | categories | codes | "
-        + " | ".join(f"{name.replace('_', ' ')} {sign} {bound:g}" for name, (sign, bound) in _T)
-        + " | train/val error | settings |",
-        "|" + "---|" * (6 + len(_T)),
+        *HEAD,
     ]
-    lines += [_row(run, work / f"m_{run.name}") for run in RUNS]
+    lines += [row(run, work / f"m_{run.name}") for run in RUNS]
     return "\n".join(lines) + "\n\n" + WHY
 
 
-def _row(run: Run, place: Path) -> str:
+def row(run: Run, place: Path) -> str:
     found = json.loads((place / "metrics.json").read_text())
     artifact = json.loads((place / "best_model" / "artifact.json").read_text())
     metrics, quality = found["metrics"], found["quality"]
@@ -140,11 +142,17 @@ def _row(run: Run, place: Path) -> str:
     codes = sum(book["num_tokens"] for book in found["codebooks"])
     error = f"{metrics['train/reconstruction']:.3f} / {metrics['val/reconstruction']:.3f}"
     settings = ", ".join([run.recipe, *(f"`{setting}`" for setting in run.settings)])
-    row = [run.data.removesuffix(".h5"), samples, categories, codes, *cells, error, settings]
-    return "| " + " | ".join(map(str, row)) + " |"
+    told = [run.data.removesuffix(".h5"), samples, categories, codes, *cells, error, settings]
+    return "| " + " | ".join(map(str, told)) + " |"
 
 
 _T = tuple(TARGETS.items())
+HEAD = (
+    "| data | samples | categories | codes | "
+    + " | ".join(f"{name.replace('_', ' ')} {sign} {bound:g}" for name, (sign, bound) in _T)
+    + " | train/val error | settings |",
+    "|" + "---|" * (6 + len(_T)),
+)
 WHY = """\
 What the misses were, and what mended them:
 
@@ -158,7 +166,9 @@ What the misses were, and what mended them:
   their own.
 - What is left is the gap between the errors on training and on held-out operators: as many
   operators as these files have do not determine 80 features. With 2,048 operators to learn from
-  the gap is closed, and both recipes meet all targets.
+  the gap is closed, and both recipes meet all targets. [tokenizer_data.md](tokenizer_data.md) has a
+  quarter, half and all of the operators side by side: the quality of held-out ones climbs with
+  them on both datasets, and has not levelled off on the Kolmogorov flow's 64.
 - The schedule of resets is no cause: utilization is above its target wherever the held-out set is
   large enough to use the codes.
 """

@@ -1,11 +1,12 @@
 """Does the NOA learn, and what do its losses do?
 
-    python benchmarks/learning.py --work DIRECTORY [--data FILE.h5]
+    python benchmarks/learning.py --work DIRECTORY [--data FILE.h5] [--jobs N]
 
 On generated operators (64x64, 64 steps, window 32), or on a file of one's own, a tokenizer is
 trained and then each of CASES with three seeds, by the trainer of `spinlock train-noa`. Finished
 runs in --work are not repeated, so it can be stopped. Writes benchmarks/results/learning.md (with
---data: learning_NAME.md) and a picture of the curves beside it. About two hours on one core.
+--data: learning_NAME.md) and a picture of the curves beside it. Each run takes a process of one
+thread, --jobs of them at a time, on the GPU when there is one.
 """
 
 import json
@@ -13,6 +14,8 @@ import math
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,16 +48,21 @@ domain:
   base_channels: {kind: integer, low: 8, high: 16}
   noise_scale: {kind: log, low: 1e-5, high: 1e-2}
 """
-MODEL = {"base_channels": 4, "encoder_levels": 3, "modes": 8, "afno_blocks": 2}
+MODEL = {
+    "base_channels": 4,
+    "encoder_levels": 3,
+    "modes": 8,
+    "afno_blocks": 2,
+    "blocks_per_level": 1,
+}
 THREE = {"lambda_commit": 0.5, "lambda_latent": 0.1, "latent_sample_steps": 3}
 CASES: dict[str, dict[str, Any]] = {
     "states alone": {"lambda_commit": 0.0, "lambda_latent": 0.0},
     "three losses (commit .5, latent .1, 3 steps)": THREE,
     "latent .5, 8 steps": {**THREE, "lambda_latent": 0.5, "latent_sample_steps": 8},
     "commit 0": {**THREE, "lambda_commit": 0.0},
-    "VQ-led": {"lambda_traj": 0.3, "lambda_recon": 1.0, "lambda_commit": 0.5, "lambda_latent": 0.0},
 }
-SEEDS, EPOCHS = (0, 1, 2), 4
+SEEDS, EPOCHS, BATCH = (0, 1, 2), 2, 4
 HORIZONS = (1, 8, 16, 32, 63)
 TERMS = ("traj", "commit", "latent")
 
@@ -63,6 +71,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Where data, tokenizer and runs are kept.")],
     data: Annotated[Path | None, typer.Option(help="A data file of one's own.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = EPOCHS,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
 ) -> None:
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
@@ -70,11 +79,15 @@ def main(
     steps = min(64, open_dataset(dataset).info.frames - 1)
     tokenizer = _tokenizer(work, dataset, steps + 1)
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
-    for seed in SEEDS:  # seed by seed: whatever is finished compares all cases
-        for number, case in enumerate(CASES):
-            place = work / f"run-{number}-{seed}"
-            config = _config(dataset, tokenizer, steps, epochs, seed, CASES[case])
-            found[case].append(_run(config, place))
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        runs = [  # seed by seed: whatever is finished compares all cases
+            (seed, case, pool.submit(_run, config, work / f"run-{number}-{seed}"))
+            for seed in SEEDS
+            for number, case in enumerate(CASES)
+            for config in [_config(dataset, tokenizer, steps, epochs, seed, CASES[case])]
+        ]
+        for seed, case, run in runs:
+            found[case].append(run.result())
             print(f"seed {seed}, {case}: {found[case][-1]['val'][-1]}", flush=True)
     name = "learning" if data is None else f"learning_{data.stem}"
     _draw(found, RESULTS / f"{name}.png")
@@ -115,7 +128,7 @@ def _config(
             "rollout": {"timesteps": steps, "bptt_window": 32},
             "optimizer": {"lr": 1e-3, "warmup_steps": 20},
             "loss": loss,
-            "batch_size": 4,
+            "batch_size": BATCH,
             "epochs": epochs,
             "seed": seed,
         },
@@ -129,14 +142,15 @@ def _run(config: NOATraining, place: Path) -> dict[str, Any]:
     """Curves of val/*, the rollout's error by horizon, and what standing still would score."""
     result = place / "result.json"
     if not result.exists():
+        torch.set_num_threads(1)
         trainer = Trainer(config)
         assert isinstance(trainer.task, NOATask)
-        curve: list[dict[str, float]] = [trainer.task.validate(trainer.world, 4)]  # untrained
+        curve: list[dict[str, float]] = [trainer.task.validate(trainer.world, BATCH)]  # untrained
         train_and_export(
             trainer, place / "best", progress=lambda report, _: curve.append(report.metrics)
         )
         found = {"val": [{t: epoch[f"val/{t}"] for t in TERMS} for epoch in curve]}
-        found |= _horizons(trainer.task, place / "best")
+        found |= _horizons(trainer, trainer.task, place / "best")
         found["seconds"] = sum(epoch.get("seconds", 0.0) for epoch in curve)
         with atomic_file(result) as path:
             path.write_text(json.dumps(found))
@@ -144,15 +158,21 @@ def _run(config: NOATraining, place: Path) -> dict[str, Any]:
     return loaded
 
 
-def _horizons(task: NOATask, artifact: Path) -> dict[str, Any]:
+def _horizons(trainer: Trainer, task: NOATask, artifact: Path) -> dict[str, Any]:
     """Relative L2 error of held-out rollouts, mean over operators, and persistence's."""
-    agent, dataset = NeuralOperatorAgent.load(artifact), open_dataset(task.config.data.path)
+    agent = NeuralOperatorAgent.load(artifact)
+    agent.model.to(trainer.device)
+    dataset = open_dataset(task.config.data.path)
     steps, items = task.config.rollout.timesteps, task.split.validation
     true = dataset.trajectories(items, slice(0, steps + 1))
     rolled = torch.cat(
         [
-            agent.rollout(dataset.initial([item]), dataset.parameters([item]), steps)
-            for item in items
+            agent.rollout(
+                dataset.initial(part).to(trainer.device),
+                dataset.parameters(part).to(trainer.device),
+                steps,
+            ).cpu()
+            for part in (items[first : first + BATCH] for first in range(0, len(items), BATCH))
         ]
     )
     still = true[:, :1].expand_as(true)
@@ -181,10 +201,10 @@ def _page(
         f"# Does the NOA learn: {info.path.name}",
         "",
         f"Made by `python benchmarks/learning.py`, commit {facts['commit']}, "
-        f"{facts['created'][:10]}, one thread.",
+        f"{facts['created'][:10]}, on {_device()}, one thread a run.",
         f"{info.operators} operators, {grid}, {steps} steps, window 32; a U-AFNO of base "
-        f"{MODEL['base_channels']}, {epochs} epochs of batches of 4, {len(SEEDS)} seeds (weights, "
-        "split and order). Mean and standard deviation over seeds, on held-out operators.",
+        f"{MODEL['base_channels']}, {epochs} epochs of batches of {BATCH}, {len(SEEDS)} seeds "
+        "(weights, split and order). Mean and standard deviation over them, of held-out operators.",
         "",
         "| | val/traj untrained | val/traj | val/commit | val/latent | seconds |",
         "|---|---|---|---|---|---|",
@@ -212,6 +232,10 @@ def _page(
         "",
     ]
     return "\n".join(lines)
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
 
 
 def _row(case: str, runs: list[list[float]]) -> str:

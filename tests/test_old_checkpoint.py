@@ -39,6 +39,8 @@ def old(straight: Path, tiny_data: Path, **changes: Any) -> dict[str, Any]:
             **{"dataset": str(tiny_data), "vqvae_path": None, "lambda_commit": 0.5},
             **{"lr": 3e-4, "epochs": 2, "batch_size": 4, "timesteps": 8, "bptt_window": 4},
             **{"warmup_steps": 2, "lr_schedule": "cosine", "device": "cuda", "resume": None},
+            # the prototype writes every argument that it has, used or not
+            **{"loss_mode": "mse_led", "lambda_recon": 1.0, "enable_latent_loss": False},
         },
     }
     return {k: v for k, v in {**content, **changes}.items() if v is not None}
@@ -99,6 +101,18 @@ def test_missing_projector_weights_are_told_in_the_guides_words(
         "      Recommend: Either disable --enable-latent-loss or train from scratch.\n"
     ) in told
     assert "  ⚠ Its schedule was at lr=2.00e-04: it had other settings than this run\n" in told
+
+
+def test_a_term_that_an_old_run_never_used_stays_off_and_its_mode_is_told(
+    straight, tiny_data, tiny_tokenizer, tmp_path
+):
+    whole = old(straight, tiny_data)
+    whole["args"]["loss_mode"] = "vq_led"
+    told = resumed(whole, tmp_path, "--vqvae-path", tiny_tokenizer)
+    assert "  ⚠ It was trained by --loss-mode vq_led, which is not taken over\n" in told
+    config = checkpoint.read(tmp_path / "new" / "epoch_2.pt")["config"]
+    assert not config["loss"]["lambda_recon"]
+    assert config["loss"]["lambda_commit"] > 0  # of the tokenizer that was given
 
 
 def test_what_cannot_be_resumed_is_refused_with_the_reason(straight, tiny_data, tmp_path, capsys):

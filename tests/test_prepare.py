@@ -6,7 +6,7 @@ import pytest
 
 from spinlock.artifact import load
 from spinlock.training.config import DataConfig, training_config
-from spinlock.training.prepare import tokenizer, train_and_export
+from spinlock.training.prepare import dataset, tokenizer, train_and_export
 from spinlock.training.state import EpochReport
 from spinlock.training.trainer import Trainer
 
@@ -39,6 +39,21 @@ def test_a_tokenizer_is_trained_once_and_reused(
     assert told == [1, 2, 3]
     assert first == again
     assert first != other
+
+
+def test_ground_truth_is_made_once_and_a_changed_recipe_makes_its_own(tmp_path: Path) -> None:
+    recipe, told = tmp_path / "dataset.yaml", list[int]()
+    words = "operators: {}\nseed: 1\ngrid: 8\nframes: 3\ndomain: {{kind: cno}}\n"
+    made = []
+    for operators in (2, 2, 3):
+        recipe.write_text(words.format(operators))
+        made.append(dataset(recipe, tmp_path / "a", progress=lambda p: told.append(p.done)))
+        told.append(-1)
+    assert made[0] == made[1] != made[2]
+    first, second, third = "".join("p" if done >= 0 else "|" for done in told).split("|")[:3]
+    assert first
+    assert not second
+    assert third
 
 
 def test_an_interrupted_tokenizer_is_never_taken_for_a_finished_one(

@@ -20,14 +20,14 @@ from typing import Any
 from torch import Tensor
 
 from spinlock.errors import ArtifactError
-from spinlock.training.noa_recipe import KEYS
+from spinlock.training.noa_recipe import KEYS, NEEDS_TOKENIZER
 from spinlock.training.optim import schedule_factor
 from spinlock.training.state import EpochReport, RunState
 from spinlock.training.trainer import Trainer
 from spinlock.vqvae.foreign import read_checkpoint
 
 SIZES = ("base_channels", "encoder_levels", "modes", "afno_blocks")
-_ALIGNMENT = {"vqvae_path", "lambda_commit", "lambda_latent", "latent_sample_steps"}
+_ALIGNMENT = {"vqvae_path", *NEEDS_TOKENIZER}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class OldCheckpoint:
         """Those of the four sizes that it tells."""
         told = {**self._section("args"), **self._section("config")}
         return {key: told[key] for key in SIZES if told.get(key) is not None}
+
+    @property
+    def mode(self) -> str | None:
+        """The loss mode that it was trained by, if it tells; that is said anew, too."""
+        told = self._section("args").get("loss_mode")
+        return None if told is None else str(told)
 
     def flags(self) -> dict[str, Any]:
         """The arguments that it was trained with, less those of alignment, which are said anew."""
@@ -75,6 +81,8 @@ def restore_old(trainer: Trainer, old: OldCheckpoint) -> list[str]:
     _load_weights(trainer, old)
     said = ["  ✓ Loaded model weights"]
     said.append(_load_optimizer(trainer, old))
+    if old.mode not in (None, "mse_led"):
+        said.append(f"  ⚠ It was trained by --loss-mode {old.mode}, which is not taken over")
     step, inferred = _position(trainer, old)
     epoch, batch = divmod(step, trainer.batches)
     history = old.content.get("history")

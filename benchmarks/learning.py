@@ -2,8 +2,9 @@
 
     python benchmarks/learning.py --work DIRECTORY [--data FILE.h5] [--jobs N]
 
-On generated operators (64x64, 64 steps, window 32), or on a file of one's own, a tokenizer is
-trained and then each of CASES with three seeds, by the trainer of `spinlock train-noa`. Finished
+On generated operators (64x64, 64 steps, window 32), or on a file of one's own, and for each of
+three seeds, a tokenizer is trained, on the operators that the NOAs of that seed train on, and then
+each of CASES, by the trainer of `spinlock train-noa`. Finished
 runs in --work are not repeated, so it can be stopped. Writes benchmarks/results/learning.md (with
 --data: learning_NAME.md) and a picture of the curves beside it. Each run takes a process of one
 thread, --jobs of them at a time, on the GPU when there is one.
@@ -48,21 +49,16 @@ domain:
   base_channels: {kind: integer, low: 8, high: 16}
   noise_scale: {kind: log, low: 1e-5, high: 1e-2}
 """
-MODEL = {
-    "base_channels": 4,
-    "encoder_levels": 3,
-    "modes": 8,
-    "afno_blocks": 2,
-    "blocks_per_level": 1,
-}
+MODEL = {"base_channels": 8, "encoder_levels": 3, "modes": 8, "afno_blocks": 2}
 THREE = {"lambda_commit": 0.5, "lambda_latent": 0.1, "latent_sample_steps": 3}
 CASES: dict[str, dict[str, Any]] = {
     "states alone": {"lambda_commit": 0.0, "lambda_latent": 0.0},
     "three losses (commit .5, latent .1, 3 steps)": THREE,
     "latent .5, 8 steps": {**THREE, "lambda_latent": 0.5, "latent_sample_steps": 8},
     "commit 0": {**THREE, "lambda_commit": 0.0},
+    "VQ-led": {"lambda_traj": 0.3, "lambda_recon": 1.0, "lambda_commit": 0.5, "lambda_latent": 0.0},
 }
-SEEDS, EPOCHS, BATCH = (0, 1, 2), 2, 4
+SEEDS, EPOCHS, BATCH, WINDOW = (0, 1, 2), 8, 4, 32
 HORIZONS = (1, 8, 16, 32, 63)
 TERMS = ("traj", "commit", "latent")
 
@@ -77,12 +73,12 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     dataset = _generated(work) if data is None else data
     steps = min(64, open_dataset(dataset).info.frames - 1)
-    tokenizer = _tokenizer(work, dataset, steps + 1)
+    tokenizers = [_tokenizer(work, dataset, steps + 1, seed) for seed in SEEDS]
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         runs = [  # seed by seed: whatever is finished compares all cases
             (seed, case, pool.submit(_run, config, work / f"run-{number}-{seed}"))
-            for seed in SEEDS
+            for seed, tokenizer in zip(SEEDS, tokenizers, strict=True)
             for number, case in enumerate(CASES)
             for config in [_config(dataset, tokenizer, steps, epochs, seed, CASES[case])]
         ]
@@ -104,11 +100,11 @@ def _generated(work: Path) -> Path:
     return path
 
 
-def _tokenizer(work: Path, dataset: Path, frames: int) -> Path:
-    place = work / "tokenizer"
+def _tokenizer(work: Path, dataset: Path, frames: int, seed: int) -> Path:
+    place = work / f"tokenizer-{seed}"
     if not (place / "metrics.json").exists():
         given = ("--input", dataset, "--output", place, "--set", f"frames={frames}")
-        _spinlock("train-vqvae", "--config", "quick", *given)
+        _spinlock("train-vqvae", "--config", "quick", *given, "--set", f"seed={seed}")
     return place / "best_model"
 
 
@@ -125,8 +121,8 @@ def _config(
             "data": {"path": str(dataset)},
             "tokenizer": str(tokenizer),
             "model": MODEL,
-            "rollout": {"timesteps": steps, "bptt_window": 32},
-            "optimizer": {"lr": 1e-3, "warmup_steps": 20},
+            "rollout": {"timesteps": steps, "bptt_window": min(WINDOW, steps)},
+            "optimizer": {"lr": 3e-4, "warmup_steps": 20},
             "loss": loss,
             "batch_size": BATCH,
             "epochs": epochs,
@@ -150,6 +146,7 @@ def _run(config: NOATraining, place: Path) -> dict[str, Any]:
             trainer, place / "best", progress=lambda report, _: curve.append(report.metrics)
         )
         found = {"val": [{t: epoch[f"val/{t}"] for t in TERMS} for epoch in curve]}
+        found["train"] = [{t: epoch[f"train/{t}"] for t in TERMS} for epoch in curve[1:]]
         found |= _horizons(trainer, trainer.task, place / "best")
         found["seconds"] = sum(epoch.get("seconds", 0.0) for epoch in curve)
         with atomic_file(result) as path:
@@ -202,22 +199,19 @@ def _page(
         "",
         f"Made by `python benchmarks/learning.py`, commit {facts['commit']}, "
         f"{facts['created'][:10]}, on {_device()}, one thread a run.",
-        f"{info.operators} operators, {grid}, {steps} steps, window 32; a U-AFNO of base "
-        f"{MODEL['base_channels']}, {epochs} epochs of batches of {BATCH}, {len(SEEDS)} seeds "
-        "(weights, split and order). Mean and standard deviation over them, of held-out operators.",
+        f"{info.operators} operators, {grid}, {steps} steps, window {min(WINDOW, steps)}; a "
+        f"U-AFNO of base {MODEL['base_channels']}, {epochs} epochs of batches of {BATCH}, "
+        f"{len(SEEDS)} seeds (weights, split, order, tokenizer). Mean and standard deviation over "
+        "them, on held-out operators, at each run's best epoch by val/traj.",
         "",
         "| | val/traj untrained | val/traj | val/commit | val/latent | seconds |",
         "|---|---|---|---|---|---|",
         f"| persistence, u_t = u_0 | | {_told(still)} | | | |",
     ]
     for case, runs in found.items():
-        last = [
-            {t: min(epoch[t] for epoch in run["val"][1:]) for t in ("traj",)}
-            | {t: run["val"][-1][t] for t in ("commit", "latent")}
-            for run in runs
-        ]
+        best = [min(run["val"][1:], key=lambda epoch: epoch["traj"]) for run in runs]
         cells = [_told([run["val"][0]["traj"] for run in runs])]
-        cells += [_told([each[term] for each in last]) for term in TERMS]
+        cells += [_told([each[term] for each in best]) for term in TERMS]
         lines.append(f"| {case} | {' | '.join(cells)} | {_told([r['seconds'] for r in runs])} |")
     lines += [
         "",
@@ -252,13 +246,17 @@ def _draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for ax, term in zip(axes, TERMS, strict=True):
         for index, (case, runs) in enumerate(found.items()):
             for run in runs:
-                curve = [epoch[term] for epoch in run["val"]]
                 label = case if run is runs[0] else None
-                ax.plot(range(len(curve)), curve, f"C{index}", alpha=0.7, label=label)
+                for part, style in (("val", "-"), ("train", ":")):
+                    curve = [epoch[term] for epoch in run[part]]
+                    first = len(run["val"]) - len(curve)  # nothing has trained at epoch 0
+                    epochs = range(first, len(run["val"]))
+                    ax.plot(epochs, curve, f"C{index}{style}", alpha=0.7, label=label)
+                    label = None
         if term == "traj":
             still = next(iter(found.values()))[0]["persistence"]
             ax.axhline(still, color="grey", linestyle="--", label="persistence")
-        ax.set(title=f"val/{term}", xlabel="epoch", yscale="log")
+        ax.set(title=f"{term} (dotted: train)", xlabel="epoch", yscale="log")
     axes[0].legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

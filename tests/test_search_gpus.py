@@ -13,6 +13,7 @@ from spinlock.search.space import Resources
 def ray_with_two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Ray counts what it is told of; no device is needed to divide them."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray counts no more than it lists
     node = {"num_cpus": 4, "num_gpus": 2, "resources": {DRIVER: 9}, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster.address

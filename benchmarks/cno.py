@@ -2,10 +2,10 @@
 
 One step of G operators of M realizations, on one thread, computed in four ways:
 
-    alone       each by a `Network` of its own, as spinlock.domains.cno does on large grids
+    alone       each by a `Network` of its own, as spinlock.domains.cno does with large ones
     grouped     one grouped convolution per layer over all operators, activations contiguous
     grouped-cl  the same, weights and activations channels last
-    together    all by one `Network`, as spinlock.domains.cno does on small grids: a convolution
+    together    all by one `Network`, as spinlock.domains.cno does with small ones: a convolution
                 per operator, normalization and activation of all at once
 
 The noise of an operator is a function of its own seed and drawn for each in all four. For each
@@ -35,11 +35,11 @@ from spinlock.artifact import provenance
 from spinlock.config import load
 from spinlock.data.generate import GenerateConfig
 from spinlock.domains.base import operator_seeds
-from spinlock.domains.cno import CNOConfig
+from spinlock.domains.cno import TOGETHER_ACTIVATIONS, CNOConfig
 from spinlock.domains.cno_network import ConvBlock, Design, Member, Network, Noise
 
 ROOT = Path(__file__).resolve().parents[1]
-GRIDS, WIDTHS, REALIZATIONS, GROUPS = (8, 12, 16, 32, 64), (16, 20, 32, 48), (1, 3), (1, 4, 8)
+GRIDS, WIDTHS, REALIZATIONS, GROUPS = (8, 12, 16, 32, 64), (8, 16, 20, 32, 48), (1, 3), (1, 4, 8)
 SIZES = (1, 2, 3, 4, 8)  # of groups whose bits are compared
 ROUNDS, SECONDS = (5, 31), 0.4  # at least and at most; what a way should take if between
 LAST = torch.channels_last
@@ -131,6 +131,11 @@ class Row:
     milliseconds: dict[str, float]
     like_alone: dict[str, bool]
     like_other_sizes: dict[str, bool]
+
+    @property
+    def few(self) -> bool:
+        """Whether spinlock.domains.cno computes such operators together."""
+        return self.realizations * self.width * self.grid**2 <= TOGETHER_ACTIVATIONS
 
     def ratio(self, way: str) -> float:
         return self.milliseconds[way] / self.milliseconds["alone"]
@@ -235,9 +240,11 @@ def report(rows: Sequence[Row]) -> str:
         *map(line, rows),
         "\n## Where together is faster\n",
         "Geometric mean of the ratios to alone, over widths and M, and in how many of these shapes "
-        "the bits do not depend on the size of the group.\n",
-        "| grid | G | " + " | ".join(list(WAYS)[1:]) + " |",
-        "|---" * (1 + len(WAYS)) + "|",
+        "the bits do not depend on the size of the group. Few: at most "
+        f"{TOGETHER_ACTIVATIONS:,} activations, M x width x cells; such operators are computed "
+        "together.\n",
+        "| grid | activations | G | " + " | ".join(list(WAYS)[1:]) + " |",
+        "|---" * (2 + len(WAYS)) + "|",
         *itertools.starmap(mean_line, means(rows)),
         "\n## How many operators share an architecture\n",
         "Mean number of operators of the same architecture in an operator's batch, itself "
@@ -267,20 +274,19 @@ def bits(row: Row, way: str) -> str:
     return f" {marks}" if marks else ""
 
 
-def means(rows: Sequence[Row]) -> list[tuple[int, int, list[Row]]]:
-    return [
-        (grid, group, [row for row in rows if (row.grid, row.group) == (grid, group)])
-        for grid, group in itertools.product(GRIDS, GROUPS)
-    ]
+def means(rows: Sequence[Row]) -> list[tuple[int, bool, int, list[Row]]]:
+    kinds = itertools.product(GRIDS, (True, False), GROUPS)
+    alike = [(*kind, [r for r in rows if (r.grid, r.few, r.group) == kind]) for kind in kinds]
+    return [each for each in alike if each[-1]]
 
 
-def mean_line(grid: int, group: int, rows: list[Row]) -> str:
+def mean_line(grid: int, few: bool, group: int, rows: list[Row]) -> str:
     cells = []
     for way in list(WAYS)[1:]:
         ratio = statistics.geometric_mean(row.ratio(way) for row in rows)
         exact = sum(row.like_other_sizes[way] for row in rows)
         cells.append(f"{ratio:.2f}, {exact}/{len(rows)}")
-    return f"| {grid} | {group} | {' | '.join(cells)} |"
+    return f"| {grid} | {'few' if few else 'many'} | {group} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

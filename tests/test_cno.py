@@ -224,7 +224,7 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone
         boundary=st.sampled_from(get_args(Boundary)),
     ),
     st.integers(1, 3),
-    st.sampled_from([(8, 8), (16, 16), (8, 24), (4, 48)]),
+    st.sampled_from([(8, 8), (16, 16), (32, 32), (8, 24), (4, 48)]),
     st.lists(st.sampled_from(get_args(NoiseType)), min_size=2, max_size=TOGETHER),
 )
 @settings(max_examples=40, deadline=None)
@@ -242,6 +242,31 @@ def test_operators_computed_together_have_the_bits_of_each_alone(design, realiza
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_operators_replay_whether_their_groups_are_large_small_or_of_one(threads):
+    # On 32x32 those of width 20 are computed together, those of width 21 alone.
+    family = CNOConfig(
+        num_layers=Integer(low=1, high=1),
+        base_channels=Integer(low=20, high=21),
+        kernel_size=Choice(values=(3,)),
+    ).build()
+    unit, seeds = family.sample(16, seed=1), operator_seeds(2, range(16))
+    initial = family.initial(seeds, 32)
+
+    def trajectories(which: list[int]) -> Tensor:
+        return family.rollout(unit[which], seeds[which], initial[which], frames=3)
+
+    before = torch.get_num_threads()
+    alone = torch.cat([trajectories([index]) for index in range(16)])
+    torch.set_num_threads(threads)
+    try:
+        shuffled = [7, 3, 15, 0, 8, 1, 12, 4, 9, 2]
+        assert torch.equal(trajectories(shuffled), alone[shuffled])
+        assert torch.equal(trajectories(list(range(16))), alone)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_streams_of_seeds_that_agree_in_their_low_32_bits_differ():

@@ -9,11 +9,12 @@ given, by calls whose shapes an operator determines itself. So the same bits com
 the batch, its order, the number of threads or the process, with one CPU and one build of torch;
 1x1 convolutions and SiLU, for example, round differently on 1 and 2 threads.
 
-**Operators of one architecture are computed together** on grids up to 16x16, where calls cost as
-much as what they compute: groups of 8 take 0.9 of the time alone. On larger grids a group outgrows
-the cache and takes longer (1.07 at 32x32, 1.14 at 64x64), so there each is alone
-(benchmarks/results/cno.md). A group also needs a grid that is a multiple of 8: then every state
-begins at a multiple of 64 bytes and ends with a full vector, as it does alone.
+**Operators of one architecture are computed together** while the activations of one are few
+(TOGETHER_ACTIVATIONS: 32x32 up to width 20, 16x16 up to 80), since there calls cost as much as what
+they compute: groups of 8 take 0.9 of the time alone. Larger ones outgrow the cache in a group and
+take longer, so each is alone (benchmarks/results/cno.md). A group also needs a grid that is a
+multiple of 8: then every state begins at a multiple of 64 bytes and ends with a full vector, as it
+does alone.
 
 B operators, P parameters, G operators of one architecture, M realizations, T frames,
 C channels, H x W grid.
@@ -57,7 +58,7 @@ KernelSize = Literal[3, 5, 7]
 UpdatePolicy = Literal["autoregressive", "residual", "convex"]
 
 TOGETHER = 8  # operators at most
-TOGETHER_CELLS = 256  # of a grid at most
+TOGETHER_ACTIVATIONS = 20_480  # of one operator's layer at most: realizations x width x cells
 VECTOR = 64  # cells of which a grid must be a multiple
 
 
@@ -195,16 +196,21 @@ class CNO(Domain):
         self, axes: Sequence[Mapping[str, float]], height: int, width: int, threads: int
     ) -> list[list[int]]:
         """The operators that are computed together, spread over `threads`."""
-        if height * width > TOGETHER_CELLS or height * width % VECTOR:
-            return [[index] for index in range(len(axes))]
-        alike: dict[object, list[int]] = defaultdict(list)
+        alike: dict[tuple[Design, UpdatePolicy], list[int]] = defaultdict(list)
         for index, each in enumerate(axes):
             alike[self._architecture(each)].append(index)
         groups = []
-        for members in alike.values():
-            size = min(TOGETHER, -(-len(members) // threads))
+        for (design, _), members in alike.items():
+            size = 1
+            if self._together(design, height * width):
+                size = min(TOGETHER, -(-len(members) // threads))
             groups += [members[i : i + size] for i in range(0, len(members), size)]
         return groups
+
+    def _together(self, design: Design, cells: int) -> bool:
+        """Whether a group of such operators is faster, and to the bit what each is alone."""
+        activations = self.realizations * design.base_channels * cells
+        return activations <= TOGETHER_ACTIVATIONS and cells % VECTOR == 0
 
     def _architecture(self, axes: Mapping[str, float]) -> tuple[Design, UpdatePolicy]:
         config = self.config

@@ -9,6 +9,10 @@ import torch
 from spinlock.config import replace
 from spinlock.data import open_dataset
 from spinlock.errors import ArtifactError, SpinlockError, TrainingError
+from spinlock.evaluation.alignment import diagnose_alignment
+from spinlock.evaluation.probe import probe
+from spinlock.evaluation.subject import load_subject
+from spinlock.evaluation.validation import validate
 from spinlock.features import FeatureConfig, extract
 from spinlock.training.config import training_config
 from spinlock.training.evaluate import evaluate
@@ -162,6 +166,19 @@ def test_without_matching_both_lists_of_features_are_named(
     assert "mine.py: this VQ-VAE reads 20 features (speed, width)" in said
     assert "initial." in said
     assert "--feature-matching" in said
+
+
+def test_diagnoses_by_family_refuse_it_and_that_of_gradients_looks_at_the_states_alone(
+    document: dict[str, Any], tmp_path: Path, tiny_data: Path
+) -> None:
+    vqvae, noa = own(tmp_path), tmp_path / "noa"
+    train_and_export(trainer(document, vqvae), noa)
+    for examine in (diagnose_alignment, validate):
+        with pytest.raises(ArtifactError, match=r"mine.py: .* not those computed of a rollout"):
+            examine(noa, vqvae, tiny_data)
+    found = probe(load_subject(noa), samples=2)
+    assert found.tokenizer is None
+    assert any("commit, latent; the VQ-VAE at" in note for note in found.notes), found.notes
 
 
 @pytest.mark.parametrize(

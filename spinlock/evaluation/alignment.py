@@ -22,7 +22,7 @@ from spinlock.evaluation.alignment_measurement import AlignmentMeasurement, meas
 from spinlock.evaluation.alignment_rollouts import held_out, projector_into, roll, steps_of
 from spinlock.evaluation.subject import load_subject
 from spinlock.evaluation.verdict import Finding, Status, in_json, verdict
-from spinlock.vqvae import Tokenizer
+from spinlock.training.tokenizers import own_tokenizer
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def diagnose_alignment(
     Held out are those of its own training; of another file, all. `progress` is told how many
     rollouts of how many are done. Raises SpinlockError where the three do not fit together.
     """
-    data, tokenizer = open_dataset(dataset), Tokenizer.load(vqvae)
+    data, tokenizer = open_dataset(dataset), own_tokenizer(vqvae)
     subject = load_subject(noa, data)
     subject.refuse(data)
     steps = steps_of(tokenizer, data, vqvae)

@@ -15,6 +15,7 @@ from spinlock.data import TrajectoryDataset
 from spinlock.errors import TrainingError
 from spinlock.evaluation.subject import Subject, data_of
 from spinlock.noa import UAFNO, LatentProjector
+from spinlock.training.tokenizers import Foreign, read_tokenizer
 from spinlock.vqvae import Tokenizer
 
 SYNTHETIC = "synthetic"
@@ -156,9 +157,11 @@ def _loss(subject: Subject, steps: int) -> tuple[dict[str, float], Tokenizer | N
 
 def _tokenizer(path: Path, subject: Subject, steps: int) -> tuple[Tokenizer | None, str]:
     """The tokenizer of the training; or None, and why it cannot see this rollout."""
-    if not path.is_dir():
+    if not path.exists():
         return None, f"the tokenizer is not at {path} any more"
-    tokenizer = Tokenizer.load(path)
+    tokenizer = read_tokenizer(path)
+    if isinstance(tokenizer, Foreign):
+        return None, f"the VQ-VAE at {path} reads other features, which training alone matches"
     if tokenizer.frames != steps + 1:
         return None, f"the tokenizer reads {tokenizer.frames} frames, and {steps} steps make others"
     if not subject.projected:

@@ -18,7 +18,7 @@ from spinlock.evaluation.subject import Subject, load_subject
 from spinlock.evaluation.validation_judge import DISTANCE, MAX_RATIO, judge_validation, rules
 from spinlock.evaluation.validation_measurement import ValidationMeasurement, measure_validation
 from spinlock.evaluation.verdict import Finding, Status, in_json, verdict
-from spinlock.vqvae import Tokenizer
+from spinlock.training.tokenizers import own_tokenizer
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def validate(
     `progress` is told how many rollouts of how many are done. Raises SpinlockError where the three
     do not fit together.
     """
-    data, tokenizer = open_dataset(dataset), Tokenizer.load(vqvae)
+    data, tokenizer = open_dataset(dataset), own_tokenizer(vqvae)
     subject = load_subject(noa, data)
     subject.refuse(data)
     steps = steps_of(tokenizer, data, vqvae)

@@ -51,6 +51,23 @@ def read_tokenizer(path: Path) -> Tokenizer | Foreign:
     return tokenizer
 
 
+def own_tokenizer(path: Path) -> Tokenizer:
+    """The one at `path`, if it reads the features computed here; code is not run to find out.
+
+    Raises ArtifactError, with the reason, if it reads others.
+    """
+    if path.suffix != ".py":
+        found = read_tokenizer(path)
+        if isinstance(found, Tokenizer):
+            return found
+    raise ArtifactError(
+        f"{path}: this VQ-VAE was trained on features that are not those computed of a rollout. "
+        "A NOA can be trained with it (feature_matching: pad-truncate), but by padding and "
+        "truncating nothing is known of a family of features or a category. Give a tokenizer that "
+        "`spinlock train-vqvae` trained on trajectories."
+    )
+
+
 def fingerprint(path: Path, tokenizer: Tokenizer | Foreign) -> str:
     """Of its weights, whatever they are stored in."""
     if isinstance(tokenizer, Tokenizer):

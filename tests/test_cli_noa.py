@@ -213,6 +213,27 @@ def test_mlflow_that_is_not_installed_is_told_before_anything_starts(tiny_data, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed: pip install mlflow"
+)
+def test_mlflow_holds_every_epoch_and_a_resumed_run_stands_beside_the_first(tiny_data, tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    store, out = f"sqlite:///{tmp_path}/runs.db", tmp_path / "run"
+    given = ("--dataset", tiny_data, *SMALL, "--checkpoint-dir", out, "--mlflow", store)
+    train(*given, "--epochs", "2", "--save-every", "2")
+    train("--resume", out / "step_4.pt", "--mlflow", store)
+    client = MlflowClient(store)
+    (experiment,) = client.search_experiments(filter_string="name = 'spinlock train-noa'")
+    second, first = client.search_runs([experiment.experiment_id])
+    assert first.info.run_name == second.info.run_name
+    assert first.data.params["epochs"] == "2"
+    assert int(second.data.tags["begins_at_step"]) > int(first.data.tags["begins_at_step"]) == 0
+    told = [client.get_metric_history(run.info.run_id, "val/traj") for run in (first, second)]
+    assert [len(values) for values in told] == [2, 1]
+    assert (told[0][1].step, told[0][1].value) == (told[1][0].step, told[1][0].value)
+
+
 def test_the_documented_flags_are_those_of_the_command_with_their_keys_and_defaults():
     page = (Path(__file__).parents[1] / "docs" / "noa.md").read_text()
     (table,) = re.findall(r"<!-- flags -->\n((?:\|.*\n)+)", page)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -23,7 +24,6 @@ from spinlock.vqvae import (
     VQVAE,
     Quality,
     Tokenizer,
-    VQPrediction,
     VQVAEConfig,
     category_ratios,
     composite,
@@ -96,9 +96,7 @@ class VQVAETask(Task):
 
     def terms(self, items: Sequence[int]) -> dict[str, Tensor]:
         """Every term of the VQ-VAE's loss over the features of `items`."""
-        return self._terms(predict(self.vqvae, self._batch(items).to(self.device)))
-
-    def _terms(self, prediction: VQPrediction) -> dict[str, Tensor]:
+        prediction = predict(self.vqvae, self._batch(items).to(self.device))
         return {name: term(prediction) for name, term in TERMS.items()}
 
     @override
@@ -112,23 +110,10 @@ class VQVAETask(Task):
         is.
         """
         held_out = self._batch(self.split.validation).to(self.device)
-        self.modules.eval()
-        with torch.no_grad():
-            parts = [predict(self.vqvae, part) for part in torch.split(held_out, micro_batch)]
-            prediction = replace(joined(parts), topo_samples=MOST_PAIRED)
-            terms = {name: float(value) for name, value in self._terms(prediction).items()}
-        found = quality(self.vqvae, held_out, micro_batch)
-        loss = reference_loss(terms)
         weighed = self.config.checkpoint.model_dump(exclude={"use_composite"})
-        return (
-            {f"val/{name}": value for name, value in terms.items()}
-            | {"val/loss": loss, "val/relative_commitment": found.relative_commitment}
-            | {f"quality/{name}": value for name, value in found.summary().items()}
-            | {
-                "quality/category_orthogonality": self.categories.orthogonality,
-                "quality/composite": composite(loss, found, **weighed),
-            }
-        )
+        return scores(self.vqvae, held_out, micro_batch, **weighed) | {
+            "quality/category_orthogonality": self.categories.orthogonality
+        }
 
     def after_update(self) -> None:
         self.vqvae.after_update()
@@ -174,6 +159,24 @@ class VQVAETask(Task):
 
     def _batch(self, items: Sequence[int]) -> Tensor:
         return torch.stack([self.standardized[item] for item in items])
+
+
+def scores(
+    vqvae: VQVAE, standardized: Float[Tensor, "N D"], micro_batch: int, **weighed: float
+) -> dict[str, float]:
+    """What validation says of `vqvae` in eval mode; `weighed` are the composite's weights."""
+    vqvae.eval()
+    with torch.no_grad():
+        parts = [predict(vqvae, part) for part in torch.split(standardized, micro_batch)]
+        prediction = replace(joined(parts), topo_samples=MOST_PAIRED)
+        terms = {name: float(term(prediction)) for name, term in TERMS.items()}
+    found, loss = quality(vqvae, standardized, micro_batch), reference_loss(terms)
+    return (
+        {f"val/{name}": value for name, value in terms.items()}
+        | {"val/loss": loss, "val/relative_commitment": found.relative_commitment}
+        | {f"quality/{name}": value for name, value in found.summary().items()}
+        | {"quality/composite": composite(loss, found, **weighed)}
+    )
 
 
 def _windows_of(items: Sequence[int], windows: int) -> list[int]:

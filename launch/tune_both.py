@@ -1,7 +1,6 @@
 """Search a NOA and a tokenizer side by side on one dataset, and validate the best of both:
 
-python launch/tune_both.py --noa-space search_spaces/state.yaml \
-    --vqvae-space search_spaces/vqvae.yaml --data FILE
+python launch/tune_both.py --space search_spaces/both.yaml --data FILE
 """
 
 from pathlib import Path
@@ -22,8 +21,7 @@ Overrides = Annotated[
 
 
 def main(
-    noa_space: launch.Space,
-    vqvae_space: launch.Space,
+    space: launch.Space,
     data: launch.Data = None,
     experiment: launch.Experiment = None,
     overrides: Overrides = None,
@@ -34,7 +32,7 @@ def main(
 ) -> None:
     """Both at once, neither knows of the other; Ctrl-C leaves both resumable."""
     launch.search_both(
-        {"noa": noa_space, "vqvae": vqvae_space},
+        space,
         data=data,
         recipes=Recipes(DEFAULT / "dataset-vqvae.yaml", DEFAULT / "tokenizer.yaml", artifacts),
         overrides=overrides,

@@ -65,9 +65,26 @@ def test_overrides_go_to_the_search_that_they_name(
 
 
 def test_the_shipped_spaces_are_a_pair(tiny_data: Path) -> None:
-    place = ROOT / "search_spaces"
-    spaces = {"noa": place / "state.yaml", "vqvae": place / "vqvae.yaml"}
-    both.plan(spaces, ["noa.training.rollout.timesteps=8"], tiny_data)
+    spaces = both.Pair.read(ROOT / "search_spaces" / "both.yaml")
+    studies = both.plan(spaces, ["noa.training.rollout.timesteps=8"], tiny_data)
+    assert [study.name for study in studies.values()] == ["state", "vqvae"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("noa: noa.yaml\n", r"both.yaml: vqvae: .*required"),
+        ("noa: noa.yaml\nvqae: vqvae.yaml\n", r"both.yaml:2: vqae: there is no such key. .*vqvae"),
+        ("noa: noa.yaml\nvqvae: vqva.yaml\n", r"vqva.yaml: there is no such file. .*vqvae.yaml"),
+    ],
+)
+def test_a_pair_that_names_no_two_studies_is_told_what_it_lacks(
+    spaces: dict[str, Path], tiny_data: Path, text: str, told: str
+) -> None:
+    path = spaces["noa"].parent / "both.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        both.plan(both.Pair.read(path), [], tiny_data)
 
 
 def test_searches_that_depend_on_each_other_or_have_no_best_are_refused(
@@ -95,10 +112,11 @@ def test_a_pair_that_has_begun_is_not_begun_again(tmp_path: Path) -> None:
 
 
 def launch(place: Path, spaces: dict[str, Path], *arguments: object) -> "subprocess.Popen[str]":
+    pair = place / "both.yaml"
+    pair.write_text(f"noa: {spaces['noa']}\nvqvae: {spaces['vqvae']}\n")
     words = [
         *(sys.executable, ROOT / "launch" / "tune_both.py", "--experiment", place / "x"),
-        *("--noa-space", spaces["noa"], "--vqvae-space", spaces["vqvae"]),
-        *("--artifacts", place / "a", *arguments),
+        *("--space", pair, "--artifacts", place / "a", *arguments),
     ]
     return subprocess.Popen(
         [*map(str, words)],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spinlock.config import dotted, replace
+from spinlock.config import Config, dotted, load, replace
 from spinlock.errors import ConfigError, SearchError
 from spinlock.evaluation import output, validation_tables
 from spinlock.evaluation.validation import ValidationReport, validate
@@ -22,6 +22,19 @@ from spinlock.search.space import Study
 from spinlock.search.trainables import TRAINABLES
 
 REPORT, VALIDATION = "report.json", "validation"
+
+
+class Pair(Config):
+    """The file of a study of both: the study file of each, beside it."""
+
+    noa: Path
+    vqvae: Path
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, Path]:
+        """The two files by the names of their trainables. Raises ConfigError for a faulty file."""
+        pair = load(cls, path)
+        return {"noa": path.parent / pair.noa, "vqvae": path.parent / pair.vqvae}
 
 
 def plan(

@@ -70,7 +70,7 @@ def search(
 
 
 def search_both(
-    spaces: Mapping[str, Path],
+    space: Path,
     *,
     data: Path | None,
     recipes: prepare.Recipes,
@@ -80,11 +80,11 @@ def search_both(
     dry_run: bool,
     address: str | None,
 ) -> None:
-    """The same for two spaces at once, by the names of their trainables; then the validation.
+    """The same for the two studies that a `both.Pair` names, at once; then the validation.
 
     Exits with 130 after Ctrl-C; the verdict of the validation is not an exit code.
     """
-    studies = both.plan(spaces, overrides or (), data)
+    studies = both.plan(both.Pair.read(space), overrides or (), data)
     console = Console()
     if dry_run:
         both.show_plans(console, studies)

@@ -181,6 +181,11 @@ def test_diagnoses_by_family_refuse_it_and_that_of_gradients_looks_at_the_states
     assert any("commit, latent; the VQ-VAE at" in note for note in found.notes), found.notes
 
 
+def test_a_file_that_is_no_vqvae_is_told_what_would_be_one(tiny_data: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"not a VQ-VAE\. Expected the directory of a trained"):
+        read_tokenizer(tiny_data)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

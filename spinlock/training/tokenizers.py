@@ -25,6 +25,7 @@ from spinlock.vqvae.foreign import KIND, PrototypeVQVAE, load_prototype
 from spinlock.vqvae.standin import StandIn
 
 SHOWN = 6
+CHECKPOINTS = (".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ def read_tokenizer(path: Path) -> Tokenizer | Foreign:
     if path.suffix == ".py":
         return _own(path)
     if path.is_file():
+        if path.suffix not in CHECKPOINTS:
+            raise ArtifactError(
+                f"{path}: not a VQ-VAE. Expected the directory of a trained tokenizer, a "
+                "prototype's checkpoint (.pt), or a Python file (.py) that gives one."
+            )
         return _prototype(path, load_prototype(path).vqvae)
     if artifact.kind_of(path) == KIND:
         return _prototype(path, PrototypeVQVAE.load(path))

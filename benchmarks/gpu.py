@@ -14,12 +14,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from noa_parts import GRID, PARAMETERS, tokenizer
+from noa_memory import peak
+from noa_parts import GRID, PARAMETERS
 from plain_uafno import PlainUAFNO, plain_rollout
 from torch import Tensor, nn
 
 from spinlock.artifact import provenance
-from spinlock.noa import UAFNO, ComputeConfig, LatentProjector, UAFNOConfig, rollout, sampled_steps
+from spinlock.noa import UAFNO, ComputeConfig, UAFNOConfig, rollout
 
 CUDA = torch.device("cuda")
 RESULT = Path(__file__).resolve().parent / "results" / "gpu.md"
@@ -163,35 +164,6 @@ def precision() -> list[str]:
     return [*rows, ""]
 
 
-def peak(batch: int, window: int, latent: int, checkpointed: bool) -> int:
-    """Most bytes allocated in one update with all three losses."""
-    torch.cuda.empty_cache()
-    model, initial, theta = network(batch)
-    seen = tokenizer(window + 1).to(CUDA)
-    projector = LatentProjector(UAFNOConfig().bottleneck_channels, seen.latent_dim).to(CUDA)
-    optimizer = torch.optim.AdamW([*model.parameters(), *projector.parameters()])
-    target = torch.randn(batch, window, 1, GRID, GRID, device=CUDA)
-    torch.cuda.reset_peak_memory_stats()
-    rolled = rollout(
-        model,
-        initial,
-        theta,
-        timesteps=window,
-        window=window,
-        tapped=sampled_steps(latent, window),
-        compute=ComputeConfig(checkpoint_steps=checkpointed),
-    )
-    assert rolled.taps is not None
-    found = seen(rolled.frames)
-    loss = (rolled.supervised - target).square().mean()
-    loss = loss + (found.latents - found.quantized.detach()).square().mean()
-    loss = loss + (projector(rolled.taps).mean(1) - found.latents.detach()).square().mean()
-    loss.backward()
-    optimizer.step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
-
-
 def memory() -> list[str]:
     rows = [
         "Most allocated in one update: rollout, three losses, backward, AdamW; timesteps = window.",
@@ -200,7 +172,8 @@ def memory() -> list[str]:
         "|---|---|---|---|---|",
     ]
     for batch, window, latent, checkpointed in MEMORY:
-        mebibytes = peak(batch, window, latent, checkpointed) / 2**20
+        torch.cuda.empty_cache()
+        mebibytes = peak(batch, window, latent, checkpointed, CUDA) / 2**20
         kind = "yes" if checkpointed else "no"
         rows.append(f"| {batch} | {window} | {latent} | {kind} | {mebibytes:,.0f} |")
     return [*rows, ""]

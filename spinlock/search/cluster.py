@@ -1,7 +1,9 @@
 """Ray, started on this machine for one search, or joined where it runs already.
 
 A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled here:
-- a node whose address is not loopback binds GCS, raylet and workers to every interface;
+- a node whose address is not loopback binds GCS, raylet and workers to every interface (left: the
+  rendezvous of a Ray Train group listens on all of them, on a port of its own, while it trains:
+  torch's TCPStore takes no address to listen on);
 - the memory monitor kills innocent trials and its error ends the whole `Tuner.fit`: it is off,
   and the kernel's own killer takes one process, which is an ordinary, retried failure (a joined
   Ray has its own settings: there `study` goes on from the checkpoints in a new `fit`);

@@ -53,9 +53,9 @@ def variants(window: int) -> dict[tuple[str, str], Callable[[], object]]:
         with torch.no_grad():
             rollout(ours, initial, theta, timesteps=window, window=window)
 
-    def plain_supervised(taps: bool) -> None:
+    def plain_supervised(taps: bool = False, checkpointed: bool = True) -> None:
         plain.zero_grad()
-        states = plain_rollout(plain, initial, 0, window)
+        states = plain_rollout(plain, initial, 0, window, checkpointed)
         loss = torch.stack(states, 1).square().mean()
         if taps:
             loss = loss + plain_taps(plain, states[:1]).square().mean()
@@ -66,9 +66,10 @@ def variants(window: int) -> dict[tuple[str, str], Callable[[], object]]:
         ("prototype", "forward"): lambda: [warmed(plain, initial) for _ in range(window)],
         ("spinlock", "supervised"): lambda: supervised(ComputeConfig()),
         ("spinlock", "checkpointed"): lambda: supervised(ComputeConfig(checkpoint_steps=True)),
-        ("prototype", "supervised"): lambda: plain_supervised(False),
+        ("prototype", "supervised"): plain_supervised,
+        ("prototype", "not checkpointed"): lambda: plain_supervised(checkpointed=False),
         ("spinlock", "AdamW"): updates["spinlock"].step,
-        ("prototype", "one state more"): lambda: plain_supervised(True),
+        ("prototype", "one state more"): lambda: plain_supervised(taps=True),
         ("prototype", "AdamW"): updates["prototype"].step,
     }
 

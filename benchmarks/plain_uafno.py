@@ -153,15 +153,17 @@ def perceptron(channels: int) -> nn.Sequential:
     )
 
 
-def plain_rollout(model: PlainUAFNO, initial: Tensor, warm_up: int, window: int) -> list[Tensor]:
-    """States after each of `window` checkpointed steps that follow `warm_up` without gradient."""
+def plain_rollout(
+    model: PlainUAFNO, initial: Tensor, warm_up: int, window: int, checkpointed: bool = True
+) -> list[Tensor]:
+    """States after each of `window` steps that follow `warm_up` without gradient."""
     state = initial
     with torch.no_grad():
         for _ in range(warm_up):
             state = model(state)
     states = []
     for _ in range(window):
-        state = checkpoint(model, state, use_reentrant=False)
+        state = checkpoint(model, state, use_reentrant=False) if checkpointed else model(state)
         states.append(state)
     return states
 

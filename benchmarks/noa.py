@@ -29,9 +29,8 @@ from spinlock.artifact import provenance
 
 RESULT = Path(__file__).resolve().parent / "results" / "noa.md"
 TIMESTEPS, WINDOW, LATENT = 256, 32, 8
-REPLAY = (
-    155 / 302
-)  # of the prototype's own batch: CPU s of its ground truth over those of its steps
+# CPU s of the prototype's ground truth for a batch, over those of its steps (on another machine).
+REPLAY = 155 / 302
 
 
 def step_table(found: Times) -> list[str]:

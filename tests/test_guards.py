@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from spinlock.training.guards import (
     GUARDS,
+    Breach,
     CodebookCollapse,
     CommitClimb,
     CommitDrift,
@@ -63,10 +64,12 @@ def test_a_guard_stops_the_run_that_it_is_for_at_the_last_epoch_and_with_numbers
     guard, run, _ = TABLE[kind]
     for count in range(1, len(run)):
         assert guard.check(history(*guard.watched, values=run[:count])) is None
-    reason = guard.check(history(*guard.watched, values=run))
-    assert reason is not None
-    assert all(metric in reason for metric in guard.watched)
-    assert f"{run[-1][0]:.4g}" in reason
+    found = guard.check(history(*guard.watched, values=run))
+    assert found is not None
+    assert all(metric in found.sentence for metric in guard.watched)
+    assert (found.metric, found.value) == (guard.watched[0], run[-1][0])
+    assert f"{found.value:.4g}" in found.sentence
+    assert (found.value < found.limit) == (BEST.get(found.metric) is max)
 
 
 @every_guard
@@ -101,7 +104,7 @@ def test_a_guard_says_the_same_however_often_it_is_asked_and_never_nothing(kind,
     run = history(*guard.watched, values=data.draw(st.lists(row, min_size=1, max_size=12)))
     first = guard.check(run)
     assert guard.check(dict(run)) == first
-    assert first is None or len(first) > 10
+    assert first is None or len(first.sentence) > 10
 
 
 @every_guard
@@ -148,15 +151,16 @@ def test_a_guard_survives_its_own_json(kind) -> None:
 
 
 def test_a_climb_above_twice_the_minimum_is_told_with_its_numbers() -> None:
-    reason = CommitClimb(factor=2).check(one("val/commit", [0.4, 0.2, 0.3, 0.41]))
-    assert reason == "val/commit climbed to 0.41, above 2 times its minimum of 0.2 at epoch 2"
+    found = CommitClimb(factor=2).check(one("val/commit", [0.4, 0.2, 0.3, 0.41]))
+    sentence = "val/commit climbed to 0.41, above 2 times its minimum of 0.2 at epoch 2"
+    assert found == Breach(sentence, "val/commit", value=0.41, limit=0.4)
 
 
 def test_a_sentence_names_the_true_epoch_of_a_run_that_reports_every_fifth() -> None:
     run = history("val/commit", values=[(0.4,), (0.2,), (0.3,), (0.41,)], first=5, step=5)
-    reason = CommitClimb(factor=2).check(run)
-    assert reason is not None
-    assert reason.endswith("its minimum of 0.2 at epoch 10")
+    found = CommitClimb(factor=2).check(run)
+    assert found is not None
+    assert found.sentence.endswith("its minimum of 0.2 at epoch 10")
 
 
 def test_a_climb_that_stays_below_the_factor_goes_on() -> None:
@@ -165,7 +169,8 @@ def test_a_climb_that_stays_below_the_factor_goes_on() -> None:
 
 def test_a_ceiling_stops_even_a_run_at_its_minimum_so_far() -> None:
     guard = CommitClimb(factor=None, ceiling=0.5, min_epochs=1)
-    assert guard.check(one("val/commit", [0.6])) == "val/commit 0.6 is above the ceiling of 0.5"
+    sentence = "val/commit 0.6 is above the ceiling of 0.5"
+    assert guard.check(one("val/commit", [0.6])) == Breach(sentence, "val/commit", 0.6, 0.5)
 
 
 def test_a_climb_guard_that_could_never_act_is_refused() -> None:

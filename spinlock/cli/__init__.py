@@ -1,6 +1,17 @@
 """`spinlock ...`: thin commands, one module per subject. Importing a module adds its commands."""
 
-from spinlock.cli import data, diagnose, foreign, noa, pictures, tokens, train, validate, vqvae
+from spinlock.cli import (
+    data,
+    diagnose,
+    foreign,
+    noa,
+    pictures,
+    search,
+    tokens,
+    train,
+    validate,
+    vqvae,
+)
 from spinlock.cli.root import Overrides, app, run
 
 __all__ = [
@@ -13,6 +24,7 @@ __all__ = [
     "noa",
     "pictures",
     "run",
+    "search",
     "tokens",
     "train",
     "validate",

@@ -40,11 +40,16 @@ class _Record(BaseModel):
 
 
 class Verdict(_Record):
-    """The end of a trial: by which rule, in a sentence, with the numbers in it."""
+    """The end of a trial: by which rule, in a sentence, with the numbers in it.
+
+    `numbers` are the `epoch` and those `saved` of a whole run; where a finite `metric` was judged
+    also its `value` and the `limit` that it passed; at a rung the `rung` and how many `compared`.
+    """
 
     state: State
     rule: str
     sentence: str
+    metric: str | None = None
     numbers: dict[str, float] = {}
 
 

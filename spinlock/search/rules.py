@@ -40,7 +40,7 @@ def judge(
     """
     study = ledger.study
     needed = {goal.metric for goal in (*study.goals, study.compared) if goal is not None}
-    at = {"epoch": float(epoch)}
+    at = {"epoch": float(epoch), "saved": float(epochs - epoch)}
     if stop is not None and stop.kind in ("nonfinite", "memory"):
         return Verdict(
             state=State.INFEASIBLE, rule=stop.kind, sentence=_sentence(stop.sentence), numbers=at
@@ -54,12 +54,24 @@ def judge(
         judged = name in needed or name.startswith(("train/", "val/"))
         if judged and not math.isfinite(value):
             sentence = f"{name} is {value} at epoch {epoch}"
-            return Verdict(state=State.INFEASIBLE, rule="nonfinite", sentence=sentence, numbers=at)
+            return Verdict(
+                state=State.INFEASIBLE,
+                rule="nonfinite",
+                sentence=sentence,
+                metric=name,
+                numbers=at,
+            )
     history = {**trial.history, epoch: metrics}
     for guard in study.guards:
-        reason = guard.check(history)
-        if reason is not None:
-            return Verdict(state=State.GUARDED, rule=guard.kind, sentence=reason, numbers=at)
+        breach = guard.check(history)
+        if breach is not None:
+            return Verdict(
+                state=State.GUARDED,
+                rule=guard.kind,
+                sentence=breach.sentence,
+                metric=breach.metric,
+                numbers=at | {"value": breach.value, "limit": breach.limit},
+            )
     if stop is not None:
         sentence = _sentence(stop.sentence)
         return Verdict(state=State.COMPLETED, rule=stop.kind, sentence=sentence, numbers=at)
@@ -71,12 +83,16 @@ def judge(
         if rung is not None and trial.number >= study.scheduler.spare:
             value = metrics[study.compared.metric]
             before = ledger.rungs.get(rung, {})
-            return _compare(study.compared, study.scheduler, before, epoch, value)
+            return _compare(study.compared, study.scheduler, before, value, at | {"rung": rung})
     return None
 
 
 def _compare(
-    objective: Objective, asha: ASHA, before: Mapping[int, float], epoch: int, value: float
+    objective: Objective,
+    asha: ASHA,
+    before: Mapping[int, float],
+    value: float,
+    at: Mapping[str, float],
 ) -> Verdict | None:
     """ASHA at a rung: stop unless among the best 1/factor of those that came `before`."""
     if not before:
@@ -88,11 +104,16 @@ def _compare(
     if not objective.better(cut, value):
         return None
     sentence = (
-        f"ASHA: {objective.metric} {value:.4g} at epoch {epoch} is not among the best "
+        f"ASHA: {objective.metric} {value:.4g} at epoch {at['epoch']:g} is not among the best "
         f"1/{asha.reduction_factor:g} of {len(before) + 1} (cut {cut:.4g})"
     )
-    numbers = {"epoch": epoch, "value": value, "cut": cut, "compared": len(before) + 1}
-    return Verdict(state=State.PRUNED, rule="asha", sentence=sentence, numbers=numbers)
+    return Verdict(
+        state=State.PRUNED,
+        rule="asha",
+        sentence=sentence,
+        metric=objective.metric,
+        numbers={**at, "value": value, "limit": cut, "compared": len(before) + 1},
+    )
 
 
 def _sentence(text: str) -> str:

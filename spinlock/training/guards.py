@@ -9,6 +9,7 @@ is its best, and a run whose latest epoch lacks what the guard watches.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,16 @@ from pydantic import Field, model_validator
 from spinlock.config import Config
 
 History = Mapping[int, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Breach:
+    """Why a run should stop: in a sentence, and `metric`, whose `value` has passed its `limit`."""
+
+    sentence: str
+    metric: str
+    value: float
+    limit: float
 
 
 class CommitClimb(Config):
@@ -45,19 +56,21 @@ class CommitClimb(Config):
         """The metrics without which it is silent."""
         return (self.metric,)
 
-    def check(self, history: History) -> str | None:
+    def check(self, history: History) -> Breach | None:
         """Why the run should stop, or None."""
         found = _lowest_and_latest(history, self.metric, self.min_epochs)
         if found is None:
             return None
         at, lowest, latest = found
         if self.ceiling is not None and latest > self.ceiling:
-            return f"{self.metric} {latest:.4g} is above the ceiling of {self.ceiling:.4g}"
+            sentence = f"{self.metric} {latest:.4g} is above the ceiling of {self.ceiling:.4g}"
+            return Breach(sentence, self.metric, latest, self.ceiling)
         if self.factor is not None and latest > self.factor * lowest:
-            return (
+            sentence = (
                 f"{self.metric} climbed to {latest:.4g}, above {self.factor:g} times "
                 f"its minimum of {lowest:.4g} at epoch {at}"
             )
+            return Breach(sentence, self.metric, latest, self.factor * lowest)
         return None
 
 
@@ -83,7 +96,7 @@ class CommitDrift(Config):
         """The metrics without which it is silent."""
         return self.metric, self.task
 
-    def check(self, history: History) -> str | None:
+    def check(self, history: History) -> Breach | None:
         """Why the run should stop, or None."""
         commitment = _lowest_and_latest(history, self.metric, self.min_epochs)
         task = _lowest_and_latest(history, self.task, self.min_epochs)
@@ -92,11 +105,12 @@ class CommitDrift(Config):
         (at, lowest, latest), (best_at, best, now) = commitment, task
         if latest <= self.factor * lowest or now <= self.worse * best:
             return None
-        return (
+        sentence = (
             f"{self.metric} climbed to {latest:.4g}, above {self.factor:g} times its minimum of "
             f"{lowest:.4g} at epoch {at}, while {self.task} rose to {now:.4g} from {best:.4g} "
             f"at epoch {best_at}"
         )
+        return Breach(sentence, self.metric, latest, self.factor * lowest)
 
 
 class CodebookCollapse(Config):
@@ -118,7 +132,7 @@ class CodebookCollapse(Config):
         """The metrics without which it is silent."""
         return (self.metric,)
 
-    def check(self, history: History) -> str | None:
+    def check(self, history: History) -> Breach | None:
         """Why the run should stop, or None."""
         if not _reported(history, self.metric, self.min_epochs):
             return None
@@ -128,10 +142,11 @@ class CodebookCollapse(Config):
             return None
         if values[-1] > max(values[:-1], default=math.inf):
             return None
-        return (
+        sentence = (
             f"{self.metric} {values[-1]:.4g} is below the floor of {self.floor:.4g}, "
             f"as in each of the last {self.patience} reports"
         )
+        return Breach(sentence, self.metric, values[-1], self.floor)
 
 
 class Divergence(Config):
@@ -147,7 +162,7 @@ class Divergence(Config):
         """The metrics without which it is silent."""
         return (self.metric,)
 
-    def check(self, history: History) -> str | None:
+    def check(self, history: History) -> Breach | None:
         """Why the run should stop, or None."""
         found = _lowest_and_latest(history, self.metric, self.min_epochs)
         if found is None:
@@ -155,10 +170,11 @@ class Divergence(Config):
         at, lowest, latest = found
         if latest <= self.factor * lowest:
             return None
-        return (
+        sentence = (
             f"{self.metric} rose to {latest:.4g}, above {self.factor:g} times "
             f"its minimum of {lowest:.4g} at epoch {at}"
         )
+        return Breach(sentence, self.metric, latest, self.factor * lowest)
 
 
 Guard = Annotated[

@@ -36,7 +36,6 @@ from spinlock.evaluation.probe import Probe, probe, spread
 from spinlock.evaluation.subject import load_subject
 from spinlock.evaluation.verdict import Status
 from spinlock.noa import UAFNO, UAFNOConfig, rollout
-from spinlock.noa.uafno import HEAD_GAIN
 from spinlock.training import checkpoint
 from spinlock.training.batches import Batch
 from spinlock.training.config import NOATraining, RolloutConfig, training_config
@@ -78,7 +77,7 @@ def unstable() -> UAFNO:
         for module in model.modules():
             if isinstance(module, nn.GroupNorm):
                 module.weight.fill_(math.sqrt(module.eps))
-        model.head.weight.mul_(140 / HEAD_GAIN)
+        model.head.weight.mul_(140)
     return model
 
 

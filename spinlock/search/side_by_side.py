@@ -131,6 +131,9 @@ def _search(side: Side, resume: bool, address: str, share: int, ready: Event) ->
         code = FAULT
     except KeyboardInterrupt:
         pass
+    finally:  # the code stands: a signal that comes while Python shuts down must not change it
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
     sys.exit(code)
 
 

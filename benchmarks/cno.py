@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from spinlock.artifact import provenance
 from spinlock.config import load
 from spinlock.data.generate import GenerateConfig
+from spinlock.domains import cno
 from spinlock.domains.base import operator_seeds
 from spinlock.domains.cno import TOGETHER_ACTIVATIONS, CNOConfig
 from spinlock.domains.cno_network import ConvBlock, Design, Member, Network, Noise
@@ -135,7 +136,7 @@ class Row:
     @property
     def few(self) -> bool:
         """Whether spinlock.domains.cno computes such operators together."""
-        return self.realizations * self.width * self.grid**2 <= TOGETHER_ACTIVATIONS
+        return cno.together(self.realizations, self.width, self.grid**2)
 
     def ratio(self, way: str) -> float:
         return self.milliseconds[way] / self.milliseconds["alone"]
@@ -241,8 +242,8 @@ def report(rows: Sequence[Row]) -> str:
         "\n## Where together is faster\n",
         "Geometric mean of the ratios to alone, over widths and M, and in how many of these shapes "
         "the bits do not depend on the size of the group. Few: at most "
-        f"{TOGETHER_ACTIVATIONS:,} activations, M x width x cells; such operators are computed "
-        "together.\n",
+        f"{TOGETHER_ACTIVATIONS:,} activations, M x width x cells, on a grid of full vectors; such "
+        "operators are computed together.\n",
         "| grid | activations | G | " + " | ".join(list(WAYS)[1:]) + " |",
         "|---" * (2 + len(WAYS)) + "|",
         *itertools.starmap(mean_line, means(rows)),

@@ -202,15 +202,10 @@ class CNO(Domain):
         groups = []
         for (design, _), members in alike.items():
             size = 1
-            if self._together(design, height * width):
+            if together(self.realizations, design.base_channels, height * width):
                 size = min(TOGETHER, -(-len(members) // threads))
             groups += [members[i : i + size] for i in range(0, len(members), size)]
         return groups
-
-    def _together(self, design: Design, cells: int) -> bool:
-        """Whether a group of such operators is faster, and to the bit what each is alone."""
-        activations = self.realizations * design.base_channels * cells
-        return activations <= TOGETHER_ACTIVATIONS and cells % VECTOR == 0
 
     def _architecture(self, axes: Mapping[str, float]) -> tuple[Design, UpdatePolicy]:
         config = self.config
@@ -282,3 +277,8 @@ class CNO(Domain):
                 return state + self.config.dt * image
             case "convex":
                 return self.config.alpha * state + (1 - self.config.alpha) * image
+
+
+def together(realizations: int, width: int, cells: int) -> bool:
+    """Whether a group of such operators is faster, and to the bit what each is alone."""
+    return realizations * width * cells <= TOGETHER_ACTIVATIONS and cells % VECTOR == 0

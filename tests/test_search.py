@@ -176,21 +176,30 @@ def test_a_finished_search_is_extended_by_asking_for_more(searched: StudyResult)
         run(searched.ledger.study, Regression(), searched.experiment)
 
 
-def test_ray_train_gives_the_numbers_of_one_process_and_frees_what_it_took(
+def test_a_ray_train_group_trains_trial_after_trial_with_the_numbers_of_one_process(
     tmp_path: Path,
 ) -> None:
-    """One CPU for one group: had a stopped trial kept its placement group, none could follow."""
+    """Completed, stopped by ASHA and by itself; the fourth kills the group, and is retried."""
+    start = [
+        {"optimizer.lr": 0.05, "loss.lambda_commit": 0.5, "batch_size": 4},
+        {"optimizer.lr": 0.001, "loss.lambda_commit": 0.5, "batch_size": 8},
+        {"optimizer.lr": 0.3, "loss.lambda_commit": 0.5, "batch_size": 8},
+        {"optimizer.lr": 0.16, "loss.lambda_commit": 0.5, "batch_size": 4},
+    ]
+    kills = {"die_above": 0.15, "die_once": str(tmp_path / "died")}
     wanted = study(
-        trials=3,
-        resources={"execution": "ray_train", "concurrent": 1},
+        trials=4,
+        resources={"execution": "ray_train", "concurrent": 1, "workers": 2},
         searcher={"kind": "random"},
-        start=[
-            {"optimizer.lr": 0.05, "loss.lambda_commit": 0.5, "batch_size": 4},
-            {"optimizer.lr": 0.001, "loss.lambda_commit": 0.5, "batch_size": 8},
-            {"optimizer.lr": 0.3, "loss.lambda_commit": 0.5, "batch_size": 8},
-        ],
+        training={"epochs": 6, "nan_above": 0.2, **kills},
+        start=start,
     )
-    result = run(wanted, Regression(), tmp_path / "ray")
-    states = [trial.state() for trial in result.ledger.trials.values()]
-    assert states == [State.COMPLETED, State.PRUNED, State.INFEASIBLE]
-    assert told(result.ledger) == told(without_ray(wanted, tmp_path / "plain"))
+    trials = run(wanted, Regression(), tmp_path / "ray").ledger.trials
+    states = [trial.state() for trial in trials.values()]
+    assert states[:3] == [State.COMPLETED, State.PRUNED, State.INFEASIBLE]
+    assert [len(trial.crashes) for trial in trials.values()] == [0, 0, 0, 1]
+    assert ": ActorDiedError: The actor died unexpectedly" in trials[3].crashes[0]  # of either
+    groups = list((tmp_path / "ray" / "ray" / "train").iterdir())
+    assert len(groups) == 2, "one group for the first three trials and until it dies, one after"
+    undisturbed = without_ray(wanted, tmp_path / "plain")
+    assert told(read_ledger(tmp_path / "ray")) == told(undisturbed)

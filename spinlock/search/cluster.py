@@ -7,9 +7,8 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
 - the memory monitor kills innocent trials and its error ends the whole `Tuner.fit`: it is off,
   and the kernel's own killer takes one process, which is an ordinary, retried failure (a joined
   Ray has its own settings: there `study` goes on from the checkpoints in a new `fit`);
-- a stopped Ray Train trial leaks its placement group: freed here at once, by its id; the
-  detached cleaner actor that Train leaves behind ends only if the state API (the dashboard)
-  answers, so `ray_train` always starts the dashboard;
+- when the process of a Ray Train group's trial is killed, the group's CPUs are freed by a detached
+  cleaner that asks the state API, so `ray_train` always starts the dashboard, which answers it;
 - Tune ends the whole search when one report lacks a metric: that check is off, a missing
   objective is a verdict on that trial alone.
 """
@@ -23,9 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import PlacementGroupID
 from ray._private import ray_constants
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from spinlock.errors import SearchError
 from spinlock.search.space import Resources
@@ -179,11 +176,6 @@ def _worker_environment_here() -> dict[str, str]:
         # A worker can import what its driver can.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-
-
-def remove_group(identifier: str) -> None:
-    """Free a Train trial's placement group, and with it whatever still runs in it."""
-    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(identifier)))
 
 
 def _room(resources: Resources, share: int) -> int:

@@ -1,37 +1,36 @@
 """How a trial is run: inside its own process, or by a group of Ray Train workers.
 
-Both drive the same generator of reports, so they give the same numbers. What differs is cost:
+Both drive the same generator of reports and wait for the verdict on an epoch before they train
+the next, so they give the same numbers and stop at the same epochs. What differs is cost:
 
-    in_process   one process per trial, reused by the next; a report reaches the driver in 1 ms,
-                 and the trial waits for the verdict before its next epoch
-    ray_train    about eight processes and 10-15 s per trial; workers may be a few, on several
-                 hosts; reports are polled, and the workers may run an epoch or two ahead
+    in_process   one process, reused by the next trial
+    ray_train    a group of workers with its helpers, seven processes and 10 to 30 s to start,
+                 reused by the next trial; workers may be a few, on several hosts
 """
 
 import gc
 import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray import train, tune
-from ray.train.torch import TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
+import torch
+from ray import tune
 
 from spinlock.config import parse
 from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.search import checkpoints
 from spinlock.search.checkpoints import Report
+from spinlock.search.group import Group, Reports
 from spinlock.search.rules import Stop
 from spinlock.search.space import Objective, Resources
 from spinlock.search.trainable import Trainable
 
-TRIAL, GROUP = "trial", "placement_group"
+TRIAL = "trial"
 TrialFunction = Callable[[dict[str, Any]], None]
 _log = logging.getLogger(__name__)
 
@@ -67,14 +66,13 @@ class Assignment:
         )
 
 
-def reports(
-    trainable: Trainable, assignment: Assignment, *, leads: bool
-) -> Generator[Report, None, None]:
+def reports(trainable: Trainable, assignment: Assignment, *, leads: bool) -> Reports:
     """Train a trial from its newest sound checkpoint on; yields each epoch after it is saved.
 
     Epochs that a former process trained and nobody acknowledged come first. One process of the
     group `leads`: it alone writes.
     """
+    _clear()
     directory = assignment.directory
     with checkpoints.exclusive(directory) if leads else nullcontext():
         config = parse(trainable.model, assignment.training, where=f"trial {assignment.number}")
@@ -110,50 +108,43 @@ def in_process(trainable: Trainable) -> TrialFunction:
 
 
 def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> TrialFunction:
-    """A Tune function that starts a group of Ray Train workers and passes their reports on."""
+    """A Tune function that has the trial trained by this process's group of Ray Train workers."""
     return partial(_train_group, trainable, resources, storage)
 
 
 def _train_here(trainable: Trainable, config: dict[str, Any]) -> None:
-    gc.collect()  # the process is reused: what the trial before it held must go first
-    with closing(reports(trainable, Assignment.unpack(config), leads=True)) as epochs:
-        for report in epochs:
-            tune.report(_pack(report))
+    _report(_work(trainable, config, leads=True))
+
+
+_group: Group | None = None  # of this process, kept from trial to trial
 
 
 def _train_group(
     trainable: Trainable, resources: Resources, storage: Path, config: dict[str, Any]
 ) -> None:
-    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
-    TorchTrainer(
-        partial(_train_worker, trainable),
-        train_loop_config=config,
-        scaling_config=train.ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=per_worker,
-        ),
-        run_config=train.RunConfig(
-            # A name of its own per attempt: Train must not resume by itself what the trial's
-            # own checkpoints resume.
-            name=f"{tune.get_context().get_trial_id()}-{os.getpid()}",
-            storage_path=str(storage),
-            callbacks=[TuneReportCallback()],
-            # Retries are the search's: one policy, each attempt in the log. The default
-            # controller limit of -1 would retry a group that cannot start for ever.
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=3),
-        ),
-    ).fit()
+    global _group
+    if _group is None or not _group.alive:
+        # A name of its own: Ray Train would resume by itself what the trials' checkpoints resume.
+        name = f"{tune.get_context().get_trial_id()}-{os.getpid()}"
+        _group = Group(partial(_work, trainable), resources, storage, name)
+    _report(_group.reports(config))
 
 
-def _train_worker(trainable: Trainable, config: dict[str, Any]) -> None:
-    leads = train.get_context().get_world_rank() == 0
-    group = ray.util.get_current_placement_group()
-    with closing(reports(trainable, Assignment.unpack(config), leads=leads)) as epochs:
+def _work(trainable: Trainable, config: dict[str, Any], *, leads: bool) -> Reports:
+    return reports(trainable, Assignment.unpack(config), leads=leads)
+
+
+def _report(epochs: Reports) -> None:
+    with closing(epochs):
         for report in epochs:
-            train.report(_pack(report) | {GROUP: "" if group is None else group.id.hex()})
+            tune.report(_pack(report))  # returns when the driver has judged the report
+
+
+def _clear() -> None:
+    """Let go of what the trial before held: processes are reused."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def unpack(result: dict[str, Any]) -> tuple[int, dict[str, float], Stop | None] | None:

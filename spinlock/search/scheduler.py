@@ -4,13 +4,13 @@ Scheduler is where Tune asks first, before searcher and callbacks, and the only 
 stop a trial; so a report is on disk before anything else hears of it.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.result import EXPR_ERROR_FILE, EXPR_ERROR_PICKLE_FILE
@@ -19,18 +19,15 @@ from typing_extensions import override
 
 from spinlock.search.book import Book
 from spinlock.search.events import State
-from spinlock.search.execution import GROUP, TRIAL, unpack
+from spinlock.search.execution import TRIAL, unpack
 
 
 class BookScheduler(FIFOScheduler):
-    """First come, first run; stopped by the book's verdicts.
+    """First come, first run; stopped by the book's verdicts."""
 
-    `stopped` is called with the placement group of a trial that is about to be stopped.
-    """
-
-    def __init__(self, book: Book, *, stopped: Callable[[str], None]) -> None:
+    def __init__(self, book: Book) -> None:
         super().__init__()
-        self._book, self._stopped = book, stopped
+        self._book = book
 
     @override
     def on_trial_result(
@@ -41,10 +38,8 @@ class BookScheduler(FIFOScheduler):
         if report is None:  # Tune's own word that the function has returned
             return str(TrialScheduler.CONTINUE)
         verdict = self._book.report(number, *report)
-        if verdict is None or verdict.state == State.COMPLETED:
-            # A completed run returns by itself, which lets Ray Train put its things away.
+        if verdict is None or verdict.state == State.COMPLETED:  # which returns by itself
             return str(TrialScheduler.CONTINUE)
-        self._stopped(str(result.get(GROUP, "")))
         return str(TrialScheduler.STOP)
 
     @override
@@ -58,7 +53,7 @@ class BookScheduler(FIFOScheduler):
         self._book.crashed(int(trial.config[TRIAL]), _cause(trial))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_book": None, "_stopped": None}
+        return self.__dict__ | {"_book": None}
 
 
 class StartedCallback(Callback):
@@ -98,6 +93,8 @@ def _sentence(error: BaseException) -> str:
         case WorkerGroupError() if error.worker_failures:
             rank, failure = min(error.worker_failures.items())
             return f"worker {rank}: {_sentence(failure)}"
+        case WorkerHealthCheckFailedError():
+            return _sentence(error.health_check_failure)
         case _:
             return f"{type(error).__name__}: {_first_line(str(error))}"
 

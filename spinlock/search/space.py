@@ -90,9 +90,9 @@ class Objective(Config):
 class Resources(Config):
     """How trials are run, and with what.
 
-    `ray_train` starts a group of Ray Train workers per trial: about eight processes and 10-15 s
-    per trial, and data parallelism. `in_process` trains one worker inside the trial's own
-    process and reuses processes: milliseconds per trial, the same numbers.
+    `ray_train` trains each trial by a group of Ray Train workers, data parallel if they are
+    several. `in_process` trains one worker inside the trial's own process: a fifth of the memory,
+    the same numbers. Either way the processes are kept for the next trial.
     """
 
     execution: Literal["ray_train", "in_process"] = "ray_train"
@@ -100,7 +100,7 @@ class Resources(Config):
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0.0, ge=0)
     concurrent: int | None = Field(None, ge=1)  # None: as many as the machine has room for
-    train_poll_seconds: float = Field(0.2, gt=0)  # Ray Train's own default is 2 s per epoch
+    train_poll_seconds: float = Field(0.2, gt=0)  # how soon the death of a worker is noticed
 
     @model_validator(mode="after")
     def _possible(self) -> "Resources":

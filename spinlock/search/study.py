@@ -170,10 +170,10 @@ def _fit(
             _trainable(trainable, study.resources, storage),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=BookScheduler(book, stopped=_free),
+                scheduler=BookScheduler(book),
                 num_samples=searcher.left,
                 max_concurrent_trials=concurrent,
-                reuse_actors=study.resources.execution == "in_process",
+                reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -203,11 +203,6 @@ def _trainable(trainable: Trainable, resources: Resources, storage: Path) -> Any
 
 def _trial_name(trial: Any) -> str:
     return f"trial-{int(trial.config['trial']):05d}"
-
-
-def _free(group: str) -> None:
-    if group:
-        cluster.remove_group(group)
 
 
 @contextmanager

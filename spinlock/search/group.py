@@ -1,0 +1,141 @@
+"""A group of Ray Train workers that trains one trial after another.
+
+To start a group takes six processes and 10 to 30 s on two cores; to hand it the next trial takes
+milliseconds. So a trial's process keeps its group, and Tune keeps the process for the next trial.
+
+Both sides speak through a desk, a small actor. For every trial it carries
+
+    the trial's configuration  ->
+                               <-  a report
+    whether to go on           ->
+                               ...
+                               <-  None: the trial has ended
+
+and so the workers wait for the verdict on an epoch before they train the next.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import train
+from ray.train.torch import TorchTrainer
+
+from spinlock.errors import SearchError
+from spinlock.search.checkpoints import Report
+from spinlock.search.space import Resources
+
+Reports = Generator[Report, None, None]
+_LOOK_SECONDS = 1.0  # how often a trial that waits for a report looks whether its group lives
+
+
+class Group:
+    """Workers that each run `work(configuration, leads=rank == 0)` for every trial, in step."""
+
+    def __init__(
+        self, work: Callable[..., Reports], resources: Resources, storage: Path, name: str
+    ) -> None:
+        self._desk = ray.remote(num_cpus=0)(_Desk).remote(resources.workers)
+        self._end: Future[None] = Future()
+        per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+        if resources.gpus_per_worker:
+            per_worker["GPU"] = resources.gpus_per_worker
+        trainer = TorchTrainer(
+            partial(_serve, work, self._desk),
+            scaling_config=train.ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=per_worker,
+            ),
+            run_config=train.RunConfig(
+                name=name,
+                storage_path=str(storage),
+                # Retries are the search's: one policy, each attempt in the log. The default
+                # controller limit of -1 would retry a group that cannot start for ever.
+                failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=3),
+            ),
+        )
+        # A daemon, since `fit` lasts as long as the group, and the process must be able to end.
+        threading.Thread(target=self._fit, args=(trainer,), daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the group can be handed a trial."""
+        return not self._end.done()
+
+    def reports(self, configuration: dict[str, Any]) -> Reports:
+        """Train a trial; closed early, the workers end it and are free for the next.
+
+        Raises what ended the group, if it ends: WorkerGroupError when a worker raised or died.
+        """
+        self._send(configuration)
+        while (report := self._hear()) is not None:
+            try:
+                yield report
+            except GeneratorExit:
+                self._send(False)
+                self._hear()
+                raise
+            self._send(True)
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+            self._end.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised where the trial waits
+            self._end.set_exception(error)
+
+    def _send(self, message: dict[str, Any] | bool) -> None:
+        ray.get(self._desk.send.remote(message))
+
+    def _hear(self) -> Report | None:
+        answer = self._desk.hear.remote()
+        while not ray.wait([answer], timeout=_LOOK_SECONDS)[0]:
+            if not self.alive:
+                self._end.result()
+                raise SearchError("the group of Ray Train workers has ended without a reason.")
+        report: Report | None = ray.get(answer)
+        return report
+
+
+class _Desk:
+    """Where a trial's process and its workers leave messages for each other, in order."""
+
+    def __init__(self, workers: int) -> None:
+        self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
+        self._orders = [asyncio.Queue[dict[str, Any] | bool]() for _ in range(workers)]
+
+    async def send(self, message: dict[str, Any] | bool) -> None:
+        for orders in self._orders:
+            orders.put_nowait(message)
+
+    async def receive(self, rank: int) -> dict[str, Any] | bool:
+        return await self._orders[rank].get()
+
+    async def tell(self, report: Report | None) -> None:
+        self._reports.put_nowait(report)
+
+    async def hear(self) -> Report | None:
+        return await self._reports.get()
+
+
+def _serve(work: Callable[..., Reports], desk: Any) -> None:
+    rank = train.get_context().get_world_rank()
+    while True:
+        configuration = ray.get(desk.receive.remote(rank))
+        with closing(work(configuration, leads=rank == 0)) as reports:
+            for report in reports:
+                # Ray Train's own account of the run; the search goes by what the desk carries.
+                train.report({"epoch": report.epoch, **report.metrics})
+                if rank == 0:
+                    ray.get(desk.tell.remote(report))
+                if not ray.get(desk.receive.remote(rank)):
+                    break
+        if rank == 0:
+            ray.get(desk.tell.remote(None))

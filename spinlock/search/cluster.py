@@ -157,6 +157,8 @@ def worker_environment(resources: Resources, *, local: bool) -> dict[str, str]:
         "OMP_NUM_THREADS": str(resources.cpus_per_worker),
         # Threads that spin while they wait take the core from the trial beside them.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # A stopped trial that takes longer to end makes the next one in its process an error.
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(resources.train_poll_seconds),
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",

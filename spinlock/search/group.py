@@ -18,13 +18,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import train
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from spinlock.errors import SearchError
@@ -79,8 +80,11 @@ class Group:
             try:
                 yield report
             except GeneratorExit:
-                self._send(False)
-                self._hear()
+                # The trial has its verdict: if the group ends now, that is no failure of the
+                # trial, and the next one finds the group dead.
+                with suppress(TrainingFailedError, SearchError):
+                    self._send(False)
+                    self._hear()
                 raise
             self._send(True)
 

@@ -129,6 +129,7 @@ def row(run: Run, place: Path) -> str:
     worst = {
         "reconstruction_quality": min(quality["category_reconstruction"]),
         "utilization": min(quality["utilization"]),
+        "category_orthogonality": max(quality["category_orthogonality"]),
         "topography": min(quality["codebook_topography"]),
     }
     cells = []

@@ -7,6 +7,7 @@ for it, and says how.
 
 import os
 from pathlib import Path
+from typing import Any
 
 if not os.environ.get("SPINLOCK_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -78,3 +79,17 @@ def tiny_tokenizer(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
     train_and_export(Trainer(config), path)
     return path
+
+
+@pytest.fixture
+def noa_run(tiny_data: Path, tiny_tokenizer: Path) -> dict[str, Any]:
+    """A training of a NOA on both, whose activations are what memory goes to."""
+    return {
+        "task": "noa",
+        "data": {"path": str(tiny_data)},
+        "tokenizer": str(tiny_tokenizer),
+        "model": {"base_channels": 32, "encoder_levels": 1, "modes": 4, "afno_blocks": 1},
+        "rollout": {"timesteps": 8},
+        "batch_size": 8,
+        "epochs": 2,
+    }

@@ -25,19 +25,6 @@ MEASURED = ("seconds", "peak_memory_bytes")
 
 
 @pytest.fixture
-def noa(tiny_data: Path, tiny_tokenizer: Path) -> dict[str, Any]:
-    return {
-        "task": "noa",
-        "data": {"path": str(tiny_data)},
-        "tokenizer": str(tiny_tokenizer),
-        "model": {"base_channels": 32, "encoder_levels": 1, "modes": 4, "afno_blocks": 1},
-        "rollout": {"timesteps": 8},
-        "batch_size": 8,
-        "epochs": 2,
-    }
-
-
-@pytest.fixture
 def ieee() -> Any:
     """Convolutions in single precision: torch's default on a GPU rounds them to TF32."""
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
@@ -67,8 +54,10 @@ def test_features_and_their_gradients_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.usefixtures("ieee")
-def test_training_on_the_gpu_gives_the_losses_of_the_cpu_to_rounding(noa: dict[str, Any]) -> None:
-    (_, here), (_, there) = trained(noa, CPU), trained(noa, CUDA)
+def test_training_on_the_gpu_gives_the_losses_of_the_cpu_to_rounding(
+    noa_run: dict[str, Any],
+) -> None:
+    (_, here), (_, there) = trained(noa_run, CPU), trained(noa_run, CUDA)
     for one, other in zip(here, there, strict=True):
         for name in ("train/total", "val/traj", "val/commit", "val/latent", "gradient_norm"):
             assert other[name] == pytest.approx(one[name], rel=2e-2), name
@@ -76,9 +65,9 @@ def test_training_on_the_gpu_gives_the_losses_of_the_cpu_to_rounding(noa: dict[s
 
 @pytest.mark.usefixtures("ieee")
 def test_a_run_resumed_on_the_gpu_goes_on_as_if_it_had_not_stopped(
-    noa: dict[str, Any], tmp_path: Path
+    noa_run: dict[str, Any], tmp_path: Path
 ) -> None:
-    straight, reports = trained(noa, CUDA)
+    straight, reports = trained(noa_run, CUDA)
     first = Trainer(straight.config, device=CUDA)
     next(first.epochs())
     first.save(tmp_path)
@@ -89,9 +78,9 @@ def test_a_run_resumed_on_the_gpu_goes_on_as_if_it_had_not_stopped(
 
 
 def test_an_exported_model_reproduces_its_metrics_from_disk(
-    noa: dict[str, Any], tmp_path: Path
+    noa_run: dict[str, Any], tmp_path: Path
 ) -> None:
-    trainer, reports = trained(noa, CUDA)
+    trainer, reports = trained(noa_run, CUDA)
     trainer.task.export(tmp_path / "model", reports[-1], {})
     for name, value in evaluate(tmp_path / "model", "noa", device=CUDA).items():
         assert value == pytest.approx(reports[-1][name], rel=1e-4), name
@@ -99,9 +88,9 @@ def test_an_exported_model_reproduces_its_metrics_from_disk(
 
 @pytest.mark.usefixtures("ieee")
 def test_a_batch_that_the_gpu_cannot_hold_is_halved_until_it_can_and_gives_the_same_update(
-    noa: dict[str, Any],
+    noa_run: dict[str, Any],
 ) -> None:
-    large = {**noa, "epochs": 1, "model": {**noa["model"], "base_channels": 96}}
+    large = {**noa_run, "epochs": 1, "model": {**noa_run["model"], "base_channels": 96}}
     roomy, (plenty,) = trained(large, CUDA)
     needed = torch.cuda.max_memory_allocated()
     del roomy
@@ -118,8 +107,10 @@ def test_a_batch_that_the_gpu_cannot_hold_is_halved_until_it_can_and_gives_the_s
         assert tight[name] == pytest.approx(plenty[name], rel=1e-3), name
 
 
-def test_a_sample_that_the_gpu_cannot_hold_ends_the_run_with_a_reason(noa: dict[str, Any]) -> None:
-    large = {**noa, "model": {**noa["model"], "base_channels": 128}}
+def test_a_sample_that_the_gpu_cannot_hold_ends_the_run_with_a_reason(
+    noa_run: dict[str, Any],
+) -> None:
+    large = {**noa_run, "model": {**noa_run["model"], "base_channels": 128}}
     trainer = Trainer(training_config(large, where="test"), device=CUDA)
     room = torch.cuda.memory_reserved() + 24 * 2**20
     total = torch.cuda.get_device_properties(CUDA).total_memory

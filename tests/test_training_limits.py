@@ -68,19 +68,6 @@ print(json.dumps([stop.kind, stop.sentence]))
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-@pytest.fixture
-def noa(tiny_data: Path, tiny_tokenizer: Path) -> dict[str, Any]:
-    return {
-        "task": "noa",
-        "data": {"path": str(tiny_data)},
-        "tokenizer": str(tiny_tokenizer),
-        "model": {"base_channels": 32, "encoder_levels": 1, "modes": 4, "afno_blocks": 1},
-        "rollout": {"timesteps": 8},
-        "batch_size": 8,
-        "epochs": 1,
-    }
-
-
 def start(script: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
@@ -99,9 +86,9 @@ def printed(process: "subprocess.Popen[str]") -> Any:
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one_with_the_joined_batch(
-    noa: dict[str, Any], tmp_path: Path
+    noa_run: dict[str, Any], tmp_path: Path
 ) -> None:
-    document = json.dumps({**noa, "epochs": 2})
+    document = json.dumps(noa_run)
     (alone,) = [printed(start(PARALLEL, document))]
     store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
     local = {"GLOO_SOCKET_IFNAME": "lo"}
@@ -117,9 +104,9 @@ def test_two_processes_give_the_numbers_of_one_with_the_joined_batch(
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space, as Linux can")
 def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_gives_the_same_update(
-    noa: dict[str, Any],
+    noa_run: dict[str, Any],
 ) -> None:
-    large = json.dumps({**noa, "model": {**noa["model"], "base_channels": 96}})
+    large = json.dumps({**noa_run, "epochs": 1, "model": {**noa_run["model"], "base_channels": 96}})
     roomy, _, needed = printed(start(SQUEEZED, large, "0", **GIVE_BACK))
     assert roomy["micro_batch"] == 8
     # A native library may die of a failed allocation of its own, which is not for us to mend.
@@ -141,9 +128,9 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_gives_the_same_up
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space, as Linux can")
 def test_one_sample_that_does_not_fit_ends_the_run_with_a_reason_and_no_exception(
-    noa: dict[str, Any],
+    noa_run: dict[str, Any],
 ) -> None:
-    large = {**noa, "model": {**noa["model"], "base_channels": 128}}
+    large = {**noa_run, "epochs": 1, "model": {**noa_run["model"], "base_channels": 128}}
     for megabytes in ("24", "32", "40"):
         process = start(STARVED, json.dumps(large), megabytes, **GIVE_BACK)
         out, err = process.communicate(timeout=300)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spinlock.files import atomic_file
+from spinlock.search.events import Verdict
 from spinlock.search.ledger import Ledger
 from spinlock.search.ranking import leaders
 
@@ -37,11 +38,7 @@ def trials_table(ledger: Ledger) -> pa.Table:
         row: dict[str, Any] = {
             "trial": trial.number,
             "state": str(trial.state(live=live)),
-            "rule": trial.verdict.rule if trial.verdict else None,
-            "reason": trial.verdict.sentence if trial.verdict else None,
-            "metric": trial.verdict.metric if trial.verdict else None,
-            "limit": trial.verdict.numbers.get("limit") if trial.verdict else None,
-            "saved": trial.verdict.numbers.get("saved") if trial.verdict else None,
+            **_why(trial.verdict),
             "attempts": trial.attempts,
             "epochs": trial.epochs,
             "best_epoch": best[0] if best else None,
@@ -56,6 +53,19 @@ def trials_table(ledger: Ledger) -> pa.Table:
             row |= {f"best/{key}": v for key, v in trial.history[best[0]].items()}
         rows.append(row)
     return _table(rows)
+
+
+def _why(verdict: Verdict | None) -> dict[str, Any]:
+    """What ended a trial; empty columns while nothing has."""
+    if verdict is None:
+        return dict.fromkeys(("rule", "reason", "metric", "limit", "saved"))
+    return {
+        "rule": verdict.rule,
+        "reason": verdict.sentence,
+        "metric": verdict.metric,
+        "limit": verdict.numbers.get("limit"),
+        "saved": verdict.numbers.get("saved"),
+    }
 
 
 def epochs_table(ledger: Ledger) -> pa.Table:

@@ -193,6 +193,7 @@ def test_mistakes_are_answered_with_one_message(recipe, tmp_path, capsys, tiny_d
     said = refused(capsys, "--config", recipe)
     assert f"{recipe}:11: comitment_cost" in said
     assert "Did you mean 'commitment_cost'?" in said
+    assert "Did you mean 'quick'?" in refused(capsys, "--config", "quik")
     assert "--input" in refused(capsys, "--config", "quick")
     given = ("--config", "quick", "--input", tiny_data, "--output", tmp_path / "run")
     assert "adaptive" in refused(capsys, *given, "--set", "compression_ratios=auto:luck")

@@ -63,6 +63,15 @@ def test_every_shipped_space_loads_and_each_of_its_extremes_could_train(path: Pa
     assert study.start, "the recommended settings are tried first"
 
 
+@pytest.mark.parametrize(("kind", "other"), [("latent", "vqvae"), ("vqvae", "noa")])
+def test_a_space_of_the_other_kind_is_told_whose_it_is(kind: str, other: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_study(SHIPPED / f"{kind}.yaml", TRAINABLES[other])
+    mine = "noa" if other == "vqvae" else "vqvae"
+    assert str(error.value).endswith(f"Give it to launch/tune_{mine}.py.")
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_every_setting_of_the_shipped_vqvae_space_is_started_from_its_default() -> None:
     """The first trial is the default configuration, so one search shows best against default."""
     study = load_study(SHIPPED / "vqvae.yaml", VQVAE(), defaults={"data.path": "data.h5"})

@@ -71,6 +71,10 @@ def _read(recipe: str, given: dict[str, Any], overrides: list[str]) -> VQVAEReci
         place = resources.files("spinlock.training") / "recipes" / shipped[recipe]
         with resources.as_file(place) as path:
             document, lines = config.read(path)
+    elif not Path(recipe).suffix and not Path(recipe).exists():
+        raise ConfigError(
+            f"{recipe}: neither a file nor a shipped recipe. {config.nearest(recipe, [*shipped])}"
+        )
     else:
         document, lines = config.read(Path(recipe))
     missing = [key for key in ("input", "output") if key not in document and key not in given]

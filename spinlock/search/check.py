@@ -13,6 +13,7 @@ from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, re
 from spinlock.errors import ConfigError
 from spinlock.search.space import ASHA, Study
 from spinlock.search.trainable import Trainable
+from spinlock.search.trainables import TRAINABLES
 
 
 def load_study(
@@ -47,6 +48,7 @@ def check(
 ) -> None:
     """Raise ConfigError, listing every fault, unless each extreme of the space could train."""
     lines = lines or {}
+    _refuse_another_kind(study, trainable, where)
     faults = []
     for path, fault in _faults(study, trainable):
         line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
@@ -71,6 +73,18 @@ def check(
                 faults += _under_space(str(error), study).splitlines()
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _refuse_another_kind(study: Study, trainable: Trainable, where: str) -> None:
+    """One sentence in place of a fault for each key."""
+    if study.space.keys() <= set(known_paths(trainable.model)):
+        return
+    for kind, other in TRAINABLES.items():
+        if study.space.keys() <= set(known_paths(other.model)):
+            raise ConfigError(
+                f"{where}: this searches the training of a {kind}, not of a {trainable.name}. "
+                f"Give it to launch/tune_{kind}.py."
+            )
 
 
 def _under_space(told: str, study: Study) -> str:

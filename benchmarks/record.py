@@ -35,7 +35,8 @@ from spinlock.config import parse
 from spinlock.errors import OutOfMemoryError
 from spinlock.files import atomic_file
 from spinlock.search import prepare
-from spinlock.search.space import Scalar, Study
+from spinlock.search.parameter import Scalar
+from spinlock.search.space import Study
 from spinlock.search.trainables import TRAINABLES
 
 CURVES, DEFAULT = Path(__file__).parent / "curves", Path(__file__).parents[1] / "launch" / "default"

@@ -40,7 +40,8 @@ from spinlock.search.events import (
 )
 from spinlock.search.ledger import EVENTS, read_ledger
 from spinlock.search.noa import NOA
-from spinlock.search.space import Parameter, Study
+from spinlock.search.parameter import Parameter
+from spinlock.search.space import Study
 from spinlock.search.tables import write_tables
 from spinlock.training.config import NOATraining, training_config
 from spinlock.training.prepare import train_and_export

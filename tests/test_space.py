@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +13,9 @@ from spinlock.config import dotted, known_paths
 from spinlock.errors import ConfigError
 from spinlock.search.check import load_study
 from spinlock.search.noa import NOA
+from spinlock.search.parameter import Parameter
 from spinlock.search.schema import study_schema
-from spinlock.search.space import ASHA, Objective, Parameter, Study
+from spinlock.search.space import ASHA, Objective, Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
 from spinlock.search.vqvae import VQVAE
@@ -311,19 +311,36 @@ def test_every_fault_of_a_file_is_told_at_once(space: Path) -> None:
     assert "space.yaml:8: space.batch_size" in message
 
 
-@given(seed=st.integers(0, 2**32 - 1), low=st.floats(1e-6, 1), factor=st.floats(1.1, 1e6))
-def test_a_sample_lies_in_its_space(seed: int, low: float, factor: float) -> None:
-    random = np.random.default_rng(seed)
-    for name in ("log_uniform", "uniform"):
-        parameter = Parameter.model_validate({name: [low, low * factor]})
-        value = parameter.sample(random)
-        assert isinstance(value, float)
-        assert low * (1 - 1e-12) <= value <= low * factor * (1 + 1e-12)
-    whole = Parameter(int_uniform=(-2, 3))
-    assert whole.holds(whole.sample(random))
-    assert Parameter(choice=(3, "all", True)).holds(
-        Parameter(choice=(3, "all", True)).sample(random)
-    )
+NUMBERS = st.one_of(
+    st.tuples(st.floats(1e-6, 1), st.floats(1.1, 1e6)).map(
+        lambda t: Parameter(log_uniform=(t[0], t[0] * t[1]))
+    ),
+    st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)).map(
+        lambda t: Parameter(uniform=(t[0], t[0] + t[1]))
+    ),
+    st.tuples(st.integers(-9, 9), st.integers(1, 99)).map(
+        lambda t: Parameter(int_uniform=(t[0], t[0] + t[1]))
+    ),
+)
+
+
+@given(parameter=NUMBERS, share=st.floats(0, 1, exclude_max=True), steps=st.integers(2, 9))
+def test_every_value_of_a_range_lies_in_it_and_rises_with_its_share(
+    parameter: Parameter, share: float, steps: int
+) -> None:
+    assert parameter.at(0.0) == pytest.approx(parameter.range[0])
+    assert parameter.at(share / 2) <= parameter.at(share)
+    assert parameter.holds(parameter.at(share))
+    ladder = parameter.ladder(steps)
+    assert all(parameter.holds(value) for value in ladder)
+    assert (ladder[0], ladder[-1]) == pytest.approx(parameter.range)
+    assert list(ladder) == sorted(set(ladder))
+
+
+def test_a_choice_is_shared_out_evenly() -> None:
+    choice = Parameter(choice=(3, "all", True, -1))
+    assert [choice.at((k + 0.5) / 4) for k in range(4)] == [3, "all", True, -1]
+    assert choice.ladder(2) == (3, "all", True, -1)
 
 
 @given(factor=st.floats(1.2, 5), grace=st.integers(1, 6), data=st.data())

@@ -8,8 +8,8 @@
 A point that made a NaN or ran out of memory is never FAIL: samplers would propose it again.
 With several objectives COMPLETE has a value for each, and there are no intermediate values:
 Optuna 5 refuses them. PRUNED without one is ranked by TPE behind everything that completed, and a
-violated constraint behind that, as with one objective; NSGA-II would pass over both, so it would
-propose points again that do not fit into memory, and is not offered.
+violated constraint behind that, as with one objective. A Gaussian process and NSGA-II pass over
+both: they learn from completed trials alone.
 The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
 log stays the master, and `Sampler.open` brings the study into line with it.
 
@@ -37,7 +37,9 @@ from optuna.trial import TrialState
 
 from spinlock.search.events import Scalar, State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.space import TPE, Parameter, Random, Study
+from spinlock.search.methods import GP, NSGA2, QMC, TPE, Grid, Method, Random
+from spinlock.search.parameter import Parameter
+from spinlock.search.space import Study
 
 JOURNAL = "optuna.journal"
 _log = logging.getLogger(__name__)
@@ -85,6 +87,9 @@ class Sampler:
             trial = OptunaTrial(self.study, waiting[number]._trial_id)
             parameters = {key: _suggest(trial, key, d) for key, d in self._space.items()}
         else:
+            point = self._settings.planned(number)
+            if point is not None and number == len(waiting):
+                self.study.enqueue_trial(point)
             trial = self.study.ask(fixed_distributions=self._space)
             parameters = {key: trial.params[key] for key in self._space}
         if trial.number != number:
@@ -199,7 +204,7 @@ def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
     return True
 
 
-def _sampler(settings: TPE | Random, seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(settings: Method, seed: int) -> optuna.samplers.BaseSampler:
     match settings:
         case TPE():
             return optuna.samplers.TPESampler(
@@ -209,7 +214,11 @@ def _sampler(settings: TPE | Random, seed: int) -> optuna.samplers.BaseSampler:
                 constant_liar=settings.constant_liar,
                 seed=seed,
             )
-        case Random():
+        case GP():
+            return optuna.samplers.GPSampler(n_startup_trials=settings.startup_trials, seed=seed)
+        case NSGA2():
+            return optuna.samplers.NSGAIISampler(population_size=settings.population, seed=seed)
+        case Random() | QMC() | Grid():  # whose points are given, whatever the sampler
             return optuna.samplers.RandomSampler(seed=seed)
         case _:
             assert_never(settings)

@@ -3,7 +3,6 @@
 Imports neither Ray nor Optuna, so a space can be checked anywhere.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -11,69 +10,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from spinlock.config import Config, replace
+from spinlock.search.methods import QMC, TPE, Grid, Method
+from spinlock.search.parameter import Parameter, Scalar
 from spinlock.training.guards import Guard
-
-Scalar = bool | int | float | str
-
-
-class Parameter(Config):
-    """One searched setting: exactly one of the four."""
-
-    log_uniform: tuple[float, float] | None = None
-    uniform: tuple[float, float] | None = None
-    int_uniform: tuple[int, int] | None = None
-    choice: tuple[Scalar, ...] | None = None
-
-    @model_validator(mode="after")
-    def _sound(self) -> "Parameter":
-        given = [name for name, value in self if value is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "give exactly one of log_uniform, uniform, int_uniform or choice, "
-                f"found {' and '.join(given) or 'none'}"
-            )
-        if self.choice is not None:
-            if not self.choice or len(set(map(repr, self.choice))) != len(self.choice):
-                raise ValueError("choice needs at least one value, and each value once")
-            return self
-        low, high = self.range
-        if not low < high:
-            raise ValueError(f"the lower end {low:g} must be below the upper end {high:g}")
-        if self.log_uniform is not None and low <= 0:
-            raise ValueError(f"a log scale starts above 0, not at {low:g}")
-        return self
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The ends of a numeric range."""
-        ends = self.log_uniform or self.uniform or self.int_uniform
-        if ends is None:
-            raise TypeError("a choice has no range")
-        return float(ends[0]), float(ends[1])
-
-    @property
-    def extremes(self) -> tuple[Scalar, ...]:
-        """The ends of a range, or every choice."""
-        return self.choice or self.int_uniform or self.range
-
-    def holds(self, value: Scalar) -> bool:
-        """Whether `value` can be suggested."""
-        if self.choice is not None:
-            return any(value == c and type(value) is type(c) for c in self.choice)
-        if isinstance(value, bool | str) or (self.int_uniform and value != int(value)):
-            return False
-        return self.range[0] <= value <= self.range[1]
-
-    def sample(self, random: np.random.Generator) -> Scalar:
-        """A value drawn as an uninformed searcher would."""
-        if self.choice is not None:
-            return self.choice[int(random.integers(len(self.choice)))]
-        low, high = self.range
-        if self.int_uniform is not None:
-            return int(random.integers(int(low), int(high) + 1))
-        if self.log_uniform is not None:
-            return math.exp(random.uniform(math.log(low), math.log(high)))
-        return float(random.uniform(low, high))
 
 
 class Objective(Config):
@@ -110,22 +49,6 @@ class Resources(Config):
                 "Set execution: ray_train for data parallelism"
             )
         return self
-
-
-class TPE(Config):
-    """Tree-structured Parzen estimator; the first `startup_trials` are random."""
-
-    kind: Literal["tpe"] = "tpe"
-    startup_trials: int = Field(8, ge=1)
-    candidates: int = Field(24, ge=1)
-    multivariate: bool = True
-    constant_liar: bool = True  # running trials count as bad, so that parallel ones spread out
-
-
-class Random(Config):
-    """Independent draws."""
-
-    kind: Literal["random"] = "random"
 
 
 class ASHA(Config):
@@ -176,7 +99,7 @@ class Study(Config):
     objective: Objective | None = None  # None: val/traj, unless there are objectives
     objectives: tuple[Objective, ...] = ()  # several in place of one
     resources: Resources = Resources()
-    searcher: Annotated[TPE | Random, Field(discriminator="kind")] = TPE()
+    searcher: Method = TPE()
     scheduler: Annotated[ASHA | NoScheduler, Field(discriminator="kind")] = ASHA()
     guards: tuple[Guard, ...] = ()
     retries: int = Field(1, ge=0)  # of a trial whose process died or raised
@@ -193,6 +116,14 @@ class Study(Config):
             raise ValueError("objectives are several: a single one is given as objective")
         if len(set(named)) < len(named):
             raise ValueError("objectives must be of different metrics")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_points(self) -> "Study":
+        if isinstance(self.searcher, Grid):
+            fault = self.searcher.fault(self.space, self.trials - len(self.start))
+            if fault is not None:
+                raise ValueError(fault)
         return self
 
     @property
@@ -230,7 +161,13 @@ class Study(Config):
         """The training section with searched `values` at their dotted paths."""
         return replace(self.training, values)
 
+    def planned(self, number: int) -> dict[str, Scalar] | None:
+        """The point of trial `number`, where a plan says it and no start point comes first."""
+        if number < len(self.start) or not isinstance(self.searcher, QMC | Grid):
+            return None
+        return self.searcher.point(self.space, self.seed, number - len(self.start))
+
     def sample(self, count: int) -> list[dict[str, Scalar]]:
         """Points of the space for showing; the searcher draws its own."""
         random = np.random.default_rng(self.seed)
-        return [{k: p.sample(random) for k, p in self.space.items()} for _ in range(count)]
+        return [{k: p.at(random.random()) for k, p in self.space.items()} for _ in range(count)]

@@ -6,9 +6,10 @@ from statistics import fmean
 from spinlock.errors import SearchError
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.methods import GP, TPE
 from spinlock.search.ranking import leaders
 from spinlock.search.report import settings
-from spinlock.search.space import ASHA, TPE
+from spinlock.search.space import ASHA
 
 
 def explain(ledger: Ledger, number: int) -> list[str]:
@@ -43,7 +44,7 @@ def _origin(ledger: Ledger, trial: Trial) -> str:
         who = f"Start point {trial.number + 1} of the study"
     else:
         ended = [t for t in ledger.trials.values() if t.ended and t.ended <= trial.suggested]
-        random = isinstance(study.searcher, TPE) and len(ended) < study.searcher.startup_trials
+        random = isinstance(study.searcher, TPE | GP) and len(ended) < study.searcher.startup_trials
         who = f"Suggested by {study.searcher.kind}{', still at random,' if random else ''}"
         who += f" when {len(ended)} trial{'s' * (len(ended) != 1)} had ended"
     return f"{who}: {settings(trial.parameters)}."

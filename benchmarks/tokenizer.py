@@ -114,7 +114,7 @@ def _page(work: Path) -> str:
         "On held-out operators, at the best epoch by the composite; the recipe and what differs "
         "from it in the last column. In brackets: the worst category or codebook. **Bold** misses "
         "the target. Category orthogonality alone is that of the partition on the features that it "
-        "was found on, before any training.",
+        "was found on, before any training; in brackets its worst category on the held-out.",
         "",
         *HEAD,
     ]
@@ -162,11 +162,11 @@ What the misses were, and what mended them:
   raise every figure; operators stay on one side of the split, so nothing leaks.
 - **A catch-all category.** The silhouette prefers few clusters, and features that correlate with
   nothing (means of a periodic flow, directions of advection) end in the largest. Its three tokens
-  cannot tell a dozen independent numbers: on the Kolmogorov flow it reaches 0.35 where the other
-  nine categories reach 0.73 to 0.92. `num_categories_auto: 30` gives such features codebooks of
+  cannot tell a dozen independent numbers: on the Kolmogorov flow it reaches 0.31 where the other
+  nine categories reach 0.72 to 0.93. `num_categories_auto: 30` gives such features codebooks of
   their own.
-- **Operators unlike those learnt from.** With 30 categories on `prototype_mid` one reaches 0.04 to
-  0.05: the variances of invariants' drift, whose tails are heavy. On the held-out operators they
+- **Operators unlike those learnt from.** With 30 categories on `prototype_mid` one reaches
+  0.04: the variances of invariants' drift, whose tails are heavy. On the held-out operators they
   vary 4.3 times as much as on those learnt from; three of 102 operators carry 59 % of the
   category's error, and without them it is at 0.59, on the training operators at 0.99. Two more of
   that family (0.24, 0.56) are alike. More operators mend it, no setting does.

@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from test_scheduler_rules import book, metrics, study
 
 from spinlock.search.book import Book
-from spinlock.search.events import Scalar
 from spinlock.search.ledger import Ledger
+from spinlock.search.parameter import Scalar
 from spinlock.search.rules import Stop
 from spinlock.search.sampler import JOURNAL, Sampler
 from spinlock.search.space import Study

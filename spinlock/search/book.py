@@ -19,7 +19,6 @@ from spinlock.search.events import (
     Event,
     EventLog,
     Reported,
-    Scalar,
     SessionClosed,
     SessionOpened,
     Started,
@@ -29,6 +28,7 @@ from spinlock.search.events import (
     Verdict,
 )
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
+from spinlock.search.parameter import Scalar
 from spinlock.search.rules import Stop, judge
 from spinlock.search.space import Study
 

@@ -17,8 +17,7 @@ from zlib import crc32
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from spinlock.errors import SearchError
-
-Scalar = bool | int | float | str
+from spinlock.search.parameter import Scalar
 
 
 class State(StrEnum):

@@ -11,7 +11,6 @@ from spinlock.search.events import (
     Ended,
     Event,
     Reported,
-    Scalar,
     SessionClosed,
     SessionOpened,
     Started,
@@ -21,6 +20,7 @@ from spinlock.search.events import (
     Verdict,
     read_events,
 )
+from spinlock.search.parameter import Scalar
 from spinlock.search.pareto import Scores, best_epoch
 from spinlock.search.space import ASHA, Objective, Study
 

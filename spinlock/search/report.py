@@ -15,12 +15,12 @@ from spinlock.search.events import (
     Ended,
     Event,
     Reported,
-    Scalar,
     Started,
     State,
     Suggested,
 )
 from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.parameter import Scalar
 from spinlock.search.ranking import leaders, ranked
 
 _COLOURS = {

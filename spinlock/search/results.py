@@ -14,8 +14,8 @@ from spinlock import artifact
 from spinlock.config import parse
 from spinlock.errors import ArtifactError, SearchError
 from spinlock.search.checkpoints import checkpoint_directory, trial_directory
-from spinlock.search.events import Scalar
 from spinlock.search.ledger import Ledger, read_ledger
+from spinlock.search.parameter import Scalar
 from spinlock.search.pareto import Scores
 from spinlock.search.ranking import leaders
 from spinlock.search.trainable import Trainable

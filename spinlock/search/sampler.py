@@ -35,10 +35,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial as OptunaTrial
 from optuna.trial import TrialState
 
-from spinlock.search.events import Scalar, State, drop_torn_line
+from spinlock.search.events import State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import GP, NSGA2, QMC, TPE, Grid, Method, Random
-from spinlock.search.parameter import Parameter
+from spinlock.search.parameter import Parameter, Scalar
 from spinlock.search.space import Study
 
 JOURNAL = "optuna.journal"

@@ -177,7 +177,8 @@ def without_ray(study: Study, directory: Path) -> Ledger:
         resume=False,
     )
     sampler = Sampler.open(directory, book.ledger)
-    for number in range(study.trials):
+    while book.ledger.left:
+        number = len(book.ledger.trials)
         trial = book.suggested(sampler.ask(number))
         for report in RegressionTrainer(configured(trial)).epochs():
             if book.report(number, report.epoch, report.metrics, report.stop) is not None:

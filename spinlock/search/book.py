@@ -36,7 +36,7 @@ Listener = Callable[[Event, Ledger], None]
 Reporting = Callable[[Trial], Sequence[int]]
 """The epochs after which a trial reports when nothing ends it, in order."""
 # What may change between the sessions of one search: nothing that a decision depends on.
-_FREE = ("trials", "retries", "resources.")
+_FREE = ("trials", "budget.", "retries", "resources.")
 
 
 class Book:
@@ -83,7 +83,11 @@ class Book:
             )
         book._write(
             SessionOpened(
-                time=time.time(), host=socket.gethostname(), pid=os.getpid(), trials=study.trials
+                time=time.time(),
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                trials=study.trials,
+                budget=study.budget,
             )
         )
         return book
@@ -145,8 +149,7 @@ class Book:
 
     def close(self) -> None:
         """End this session in good order."""
-        left = self.ledger.study.trials - len(self.ledger.trials)
-        done = not self.ledger.unfinished and left <= 0
+        done = not self.ledger.unfinished and not self.ledger.left
         self._write(SessionClosed(time=time.time(), reason="finished" if done else "interrupted"))
         self._log.close()
 
@@ -179,8 +182,8 @@ def _refuse_changes(
         raise SearchError(
             f"{experiment}: this search was begun with another study:\n"
             + "\n".join(changed)
-            + "\nPut these back, or begin anew under another --experiment. Only trials, retries "
-            "and resources may change."
+            + "\nPut these back, or begin anew under another --experiment. Only trials, budget, "
+            "retries and resources may change."
         )
     asked = study.trials
     if asked < len(ledger.trials):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from spinlock.errors import SearchError
 from spinlock.search.parameter import Scalar
+from spinlock.search.space import Budget
 
 
 class State(StrEnum):
@@ -73,6 +74,7 @@ class SessionOpened(_Event):
     host: str
     pid: int
     trials: int = Field(description="how many trials the study asks for from here on")
+    budget: Budget = Field(Budget(), description="and what it may spend on them")
 
 
 class Suggested(_Event):

@@ -96,6 +96,23 @@ class Ledger:
         """Trials without a verdict, by number."""
         return [trial for _, trial in sorted(self.trials.items()) if trial.verdict is None]
 
+    @property
+    def left(self) -> int:
+        """How many trials may yet begin: none once the budget is spent."""
+        return 0 if self.spent else max(0, self.study.trials - len(self.trials))
+
+    @property
+    def spent(self) -> str | None:
+        """What of the budget is spent, in words; None while there is some left."""
+        budget = self.study.budget
+        epochs = sum(trial.epochs for trial in self.trials.values())
+        hours = sum(session.last - session.opened for session in self.sessions) / 3600
+        if budget.epochs is not None and epochs >= budget.epochs:
+            return f"{epochs} epochs of {budget.epochs}"
+        if budget.hours is not None and hours >= budget.hours:
+            return f"{hours:.2f} hours of {budget.hours:g}"
+        return None
+
     def apply(self, event: Event) -> None:
         """Take one event in. An event that cannot follow is an error: the log is not ours."""
         match event:
@@ -103,7 +120,8 @@ class Ledger:
                 self.opened = event
                 self._study = Study.model_validate(event.study)
             case SessionOpened():
-                self._study = self.study.model_copy(update={"trials": event.trials})
+                changed = {"trials": event.trials, "budget": event.budget}
+                self._study = self.study.model_copy(update=changed)
                 self.sessions.append(Session(event.time, event.time))
             case Suggested():
                 if event.trial != len(self.trials):

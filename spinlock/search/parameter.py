@@ -66,8 +66,10 @@ class Parameter(Config):
         if self.int_uniform is not None:
             return int(low) + int(share * (int(high) - int(low) + 1))
         if self.log_uniform is not None:
-            return min(high, math.exp(math.log(low) + share * math.log(high / low)))
-        return low + share * (high - low)
+            value = math.exp(math.log(low) + share * math.log(high / low))
+        else:
+            value = low + share * (high - low)
+        return min(high, max(low, value))  # rounding may step over either end
 
     def ladder(self, steps: int) -> tuple[Scalar, ...]:
         """Every choice, or `steps` values from end to end of a range, even on its scale."""

@@ -28,4 +28,11 @@ def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: 
         rungs = ", ".join(str(e) for e in dict.fromkeys(passed) if e < reporting[-1]) or "no epoch"
         console.print(f"{reporting[-1]} epochs a trial; compared with others after {rungs}.")
     begin = f"{len(study.start)} start points, then " if study.start else ""
+    budget = study.budget
+    for limit in (
+        budget.epochs and f"{budget.epochs} epochs in all",
+        budget.hours and f"{budget.hours:g} hours",
+    ):
+        if limit:
+            console.print(f"No trial begins after {limit}.")
     console.print(f"{study.trials} trials: {begin}{study.searcher.kind}. Nothing was trained.")

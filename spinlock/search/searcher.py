@@ -37,8 +37,7 @@ class BookSearcher(Searcher):
     @property
     def left(self) -> int:
         """How many trials this session has to hand out."""
-        ledger = self._book.ledger
-        return len(self._again) + max(0, ledger.study.trials - len(ledger.trials))
+        return len(self._again) + self._book.ledger.left
 
     @override
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:

@@ -90,12 +90,20 @@ class NoScheduler(Config):
     kind: Literal["none"] = "none"
 
 
+class Budget(Config):
+    """What a search may spend before it begins no further trial; those under way run on."""
+
+    epochs: int | None = Field(None, ge=1)  # trained, over all trials
+    hours: float | None = Field(None, gt=0)  # of its sessions together
+
+
 class Study(Config):
     """One search: the file in `search_spaces/`, with overrides applied."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(0, ge=0)
     trials: int = Field(ge=1)
+    budget: Budget = Budget()
     objective: Objective | None = None  # None: val/traj, unless there are objectives
     objectives: tuple[Objective, ...] = ()  # several in place of one
     resources: Resources = Resources()

@@ -87,7 +87,7 @@ def run(
         )
         sampler = Sampler.open(experiment, book.ledger)
         try:
-            if book.ledger.unfinished or len(book.ledger.trials) < study.trials:
+            if book.ledger.unfinished or book.ledger.left:
                 with (
                     cluster.connect(
                         study.resources, address=address, dashboard=dashboard, share=share

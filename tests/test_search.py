@@ -12,6 +12,7 @@ from spinlock import artifact
 from spinlock.errors import ArtifactError, SearchError
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, read_ledger
+from spinlock.search.replay import replay
 from spinlock.search.results import best, export
 from spinlock.search.space import Study
 from spinlock.search.study import StudyResult, run
@@ -114,6 +115,15 @@ def test_a_trial_that_raises_is_given_up_after_its_retries_with_the_reason(
     assert raised.attempts == 2
     assert raised.verdict is not None
     assert raised.verdict.sentence == "ValueError: a rate of 0.0001 cannot be"
+
+
+def test_every_decision_of_two_workers_is_derived_again_from_the_log(
+    searched: StudyResult,
+) -> None:
+    found = replay(searched.experiment, {"regression": Regression()})
+    assert found.differences == []
+    assert found.suggestions == 12
+    assert found.reports == sum(len(trial.history) for trial in searched.ledger.trials.values())
 
 
 def test_a_nan_trial_stands_in_no_rung(searched: StudyResult) -> None:

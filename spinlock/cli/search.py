@@ -19,3 +19,19 @@ def explain_trial(
 
     for line in explain(read_ledger(experiment), trial):
         print(line)
+
+
+@app.command("replay")
+def replay_search(
+    experiment: Annotated[Path, typer.Argument(help="Directory of a search, running or ended.")],
+) -> None:
+    """Derive every suggestion and every verdict again from the log; exit with 1 if one differs."""
+    from spinlock.search.replay import replay
+    from spinlock.search.trainables import TRAINABLES
+
+    found = replay(experiment, TRAINABLES)
+    for difference in found.differences:
+        print(difference)
+    told = "with differences" if found.differences else "all as the log has them"
+    print(f"{found.suggestions} suggestions and {found.reports} reports derived again: {told}.")
+    raise typer.Exit(1 if found.differences else 0)

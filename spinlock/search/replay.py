@@ -1,0 +1,113 @@
+"""A search derived again from its log alone: every suggestion, and the verdict on every report.
+
+What was decided is a function of what was known, in the order in which the log tells it, whatever
+the number of workers, interruptions and the clock. A difference means that the log was edited, or
+that another version of Spinlock or Optuna, or another processor, decides differently.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from spinlock.config import parse
+from spinlock.errors import SearchError
+from spinlock.search.events import Ended, Event, Reported, StudyOpened, Suggested, read_events
+from spinlock.search.ledger import EVENTS, Ledger
+from spinlock.search.report import settings
+from spinlock.search.rules import Stop, judge
+from spinlock.search.sampler import Sampler
+from spinlock.search.trainable import Trainable
+
+_OWN_STOPS = ("nonfinite", "memory", "early_stopping")  # which the trainer says, and we pass on
+
+
+@dataclass
+class Replay:
+    """How much was derived again, and in what it differs from the log."""
+
+    suggestions: int = 0
+    reports: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+def replay(experiment: Path, trainables: Mapping[str, Trainable]) -> Replay:
+    """Derive the decisions of the search in `experiment` again; nothing there is written.
+
+    Suggestions are compared up to the first that differs: those after it rest on it. Raises
+    SearchError when there is no search, or none of a trainable that is known here.
+    """
+    if not (experiment / EVENTS).is_file():
+        raise SearchError(f"{experiment}: no search has run here: there is no {EVENTS} in it.")
+    with TemporaryDirectory() as scratch:
+        walk = _Walk(Path(scratch), trainables)
+        for event in read_events(experiment / EVENTS):
+            walk.take(event)
+    return walk.found
+
+
+class _Walk:
+    """The ledger and the sampler as they were before each event."""
+
+    def __init__(self, scratch: Path, trainables: Mapping[str, Trainable]) -> None:
+        self.found = Replay()
+        self._scratch, self._trainables = scratch, trainables
+        self._ledger = Ledger()
+        self._sampler: Sampler | None = None
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Suggested():
+                self._suggest(event)
+            case Reported():
+                self._judge(event)
+        self._ledger.apply(event)
+        match event:
+            case StudyOpened():
+                self._sampler = Sampler.open(self._scratch, self._ledger)
+            case Reported() | Ended():
+                if self._sampler is not None:
+                    self._sampler.tell(self._ledger.trials[event.trial])
+
+    def _suggest(self, event: Suggested) -> None:
+        if self._sampler is None:
+            return
+        self.found.suggestions += 1
+        derived = self._sampler.ask(event.trial)
+        if derived != event.parameters:
+            self._sampler = None
+            self.found.differences.append(
+                f"trial {event.trial} was suggested as {settings(event.parameters)}, and is "
+                f"derived as {settings(derived)}; later suggestions were not compared"
+            )
+
+    def _judge(self, event: Reported) -> None:
+        recorded = event.verdict
+        stop = (
+            Stop(recorded.rule, recorded.sentence)
+            if recorded is not None and recorded.metric is None and recorded.rule in _OWN_STOPS
+            else None
+        )
+        trial = self._ledger.trials[event.trial]
+        derived = judge(
+            self._ledger, trial, event.epoch, event.metrics, stop, epochs=self._epochs(event.trial)
+        )
+        self.found.reports += 1
+        if derived != recorded:
+            self.found.differences.append(
+                f"trial {event.trial}, epoch {event.epoch}: the log has "
+                f"{_told(recorded)}, and derived is {_told(derived)}"
+            )
+
+    def _epochs(self, number: int) -> int:
+        opened = self._ledger.opened
+        name = opened.trainable if opened is not None else ""
+        if name not in self._trainables:
+            raise SearchError(f"this search trained a '{name}', which is not known here.")
+        values = self._ledger.study.configuration(self._ledger.trials[number].parameters)
+        config = parse(self._trainables[name].model, values, where=f"trial {number}")
+        return self._trainables[name].reporting(config)[-1]
+
+
+def _told(verdict: object) -> str:
+    return "no verdict" if verdict is None else f"{verdict}"

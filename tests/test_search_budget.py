@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from searching import without_ray
-from test_scheduler_rules import metrics, study
+from test_scheduler_rules import book, metrics, study
 
 from spinlock.search.book import Book
 from spinlock.search.ledger import read_ledger
@@ -28,14 +28,7 @@ def wanted(**budget: Any) -> Study:
 
 
 def opened(directory: Path, study: Study, *, resume: bool = False) -> Book:
-    return Book.open(
-        directory,
-        study,
-        trainable="regression",
-        facts={},
-        reporting=lambda _: range(1, 5),
-        resume=resume,
-    )
+    return book(directory, study, resume=resume, reporting=range(1, 5))
 
 
 def test_no_trial_begins_once_the_epochs_are_trained(tmp_path: Path) -> None:
@@ -48,9 +41,9 @@ def test_no_trial_begins_once_the_epochs_are_trained(tmp_path: Path) -> None:
 
 def test_a_spent_budget_can_be_raised_on_resume(tmp_path: Path) -> None:
     without_ray(wanted(epochs=10), tmp_path)
-    book = opened(tmp_path, wanted(epochs=13), resume=True)
-    assert book.ledger.left == 9
-    book.close()
+    found = opened(tmp_path, wanted(epochs=13), resume=True)
+    assert found.ledger.left == 9
+    found.close()
     assert read_ledger(tmp_path).left == 9
     assert read_ledger(tmp_path).sessions[-1].closed == "interrupted"
 
@@ -69,24 +62,24 @@ def test_hours_are_those_of_all_sessions(tmp_path: Path) -> None:
 
 
 def test_trials_under_way_are_handed_out_again_whatever_was_spent(tmp_path: Path) -> None:
-    book = opened(tmp_path, wanted(epochs=2))
-    sampler = Sampler.open(tmp_path, book.ledger)
-    searcher = BookSearcher(book, sampler, concurrent=2, assign=lambda t: {"trial": t.number})
+    found = opened(tmp_path, wanted(epochs=2))
+    sampler = Sampler.open(tmp_path, found.ledger)
+    searcher = BookSearcher(found, sampler, concurrent=2, assign=lambda t: {"trial": t.number})
     assert searcher.suggest("a") == {"trial": 0}
     for epoch in (1, 2):
-        book.report(0, epoch, metrics(1.0), None)
+        found.report(0, epoch, metrics(1.0), None)
     assert searcher.suggest("b") == BookSearcher.FINISHED
-    book.close()
-    book = opened(tmp_path, wanted(epochs=2), resume=True)
-    sampler = Sampler.open(tmp_path, book.ledger)
-    searcher = BookSearcher(book, sampler, concurrent=2, assign=lambda t: {"trial": t.number})
+    found.close()
+    found = opened(tmp_path, wanted(epochs=2), resume=True)
+    sampler = Sampler.open(tmp_path, found.ledger)
+    searcher = BookSearcher(found, sampler, concurrent=2, assign=lambda t: {"trial": t.number})
     assert searcher.left == 1
     assert searcher.suggest("c") == {"trial": 0}
     assert searcher.suggest("d") == BookSearcher.FINISHED
-    book.close()
+    found.close()
 
 
 def test_the_budget_stands_in_the_log_of_each_session(tmp_path: Path) -> None:
-    book = opened(tmp_path, wanted(epochs=5, hours=2.5))
-    book.close()
+    found = opened(tmp_path, wanted(epochs=5, hours=2.5))
+    found.close()
     assert read_ledger(tmp_path).study.budget.hours == 2.5

@@ -1,6 +1,7 @@
 """A log alone says what was decided: derived again, every decision is the same."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from spinlock import cli
 from spinlock.errors import SearchError
-from spinlock.search.events import EventLog, Reported, Suggested, read_events
+from spinlock.search.events import Event, EventLog, Reported, Suggested, read_events
 from spinlock.search.ledger import EVENTS
 from spinlock.search.replay import replay
 from spinlock.search.rules import Stop
@@ -75,38 +76,44 @@ def test_every_decision_is_derived_again_from_the_log(
     assert (tmp_path / EVENTS).read_bytes() == told
 
 
-def test_an_edited_log_is_found_out(tmp_path: Path) -> None:
-    """A learning rate and a verdict are changed, and the lines sealed again."""
-    (tmp_path / "true").mkdir()
-    search(tmp_path / "true", 2)
-    log = EventLog(tmp_path / EVENTS)
-    for event in read_events(tmp_path / "true" / EVENTS):
-        if isinstance(event, Suggested) and event.trial == 8:
-            parameters = event.parameters | {"optimizer.lr": 0.0123}
-            event = event.model_copy(update={"parameters": parameters})
-        if isinstance(event, Reported) and event.verdict is not None and event.trial == 3:
-            event = event.model_copy(update={"verdict": None})
-        log.append(event)
-        if isinstance(event, Reported) and event.trial == 3 and event.epoch == 2:
+def edited(
+    directory: Path,
+    change: Callable[[Event], Event],
+    ends: Callable[[Event], bool] = lambda _: False,
+) -> Path:
+    """A search of two workers, its events up to the first that `ends` changed and sealed again."""
+    true = directory / "true"
+    true.mkdir()
+    search(true, 2)
+    log = EventLog(directory / EVENTS)
+    for event in read_events(true / EVENTS):
+        log.append(change(event))
+        if ends(event):
             break
     log.close()
-    (difference,) = replay(tmp_path, KINDS).differences
+    return directory
+
+
+def test_an_edited_verdict_is_found_out(tmp_path: Path) -> None:
+    def its(event: Event) -> bool:
+        return isinstance(event, Reported) and (event.trial, event.epoch) == (3, 2)
+
+    def change(event: Event) -> Event:
+        return event.model_copy(update={"verdict": None}) if its(event) else event
+
+    (difference,) = replay(edited(tmp_path, change, ends=its), KINDS).differences
     assert difference.startswith("trial 3, epoch 2: the log has no verdict, and derived is")
     assert "nonfinite" in difference
 
 
 def test_an_edited_suggestion_is_found_out(tmp_path: Path) -> None:
-    (tmp_path / "true").mkdir()
-    search(tmp_path / "true", 2)
-    log = EventLog(tmp_path / EVENTS)
-    for event in read_events(tmp_path / "true" / EVENTS):
+    def change(event: Event) -> Event:
         if isinstance(event, Suggested) and event.trial == 8:
-            event = event.model_copy(
-                update={"parameters": event.parameters | {"optimizer.lr": 0.0123}}
-            )
-        log.append(event)
-    log.close()
-    found = replay(tmp_path, KINDS)
+            parameters = event.parameters | {"optimizer.lr": 0.0123}
+            return event.model_copy(update={"parameters": parameters})
+        return event
+
+    found = replay(edited(tmp_path, change), KINDS)
     assert found.suggestions == 9
     assert found.differences[0].startswith("trial 8 was suggested as optimizer.lr 0.0123")
 

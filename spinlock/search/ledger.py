@@ -105,12 +105,14 @@ class Ledger:
     def spent(self) -> str | None:
         """What of the budget is spent, in words; None while there is some left."""
         budget = self.study.budget
-        epochs = sum(trial.epochs for trial in self.trials.values())
-        hours = sum(session.last - session.opened for session in self.sessions) / 3600
-        if budget.epochs is not None and epochs >= budget.epochs:
-            return f"{epochs} epochs of {budget.epochs}"
-        if budget.hours is not None and hours >= budget.hours:
-            return f"{hours:.2f} hours of {budget.hours:g}"
+        if budget.epochs is not None:
+            epochs = sum(trial.epochs for trial in self.trials.values())
+            if epochs >= budget.epochs:
+                return f"{epochs} epochs of {budget.epochs}"
+        if budget.hours is not None:
+            hours = sum(session.last - session.opened for session in self.sessions) / 3600
+            if hours >= budget.hours:
+                return f"{hours:.2f} hours of {budget.hours:g}"
         return None
 
     def apply(self, event: Event) -> None:
@@ -182,7 +184,12 @@ def fold(events: Iterable[Event]) -> Ledger:
 
 def read_ledger(experiment: Path) -> Ledger:
     """The ledger of an experiment directory, whether it is running, ended or was killed."""
+    return fold(read_log(experiment))
+
+
+def read_log(experiment: Path) -> Iterable[Event]:
+    """The events of an experiment directory. Raises SearchError where no search stands."""
     path = experiment / EVENTS
     if not path.is_file():
         raise SearchError(f"{experiment}: no search has run here: there is no {EVENTS} in it.")
-    return fold(read_events(path))
+    return read_events(path)

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
-from spinlock.search.events import Ended, Event, Reported, StudyOpened, Suggested, read_events
-from spinlock.search.ledger import EVENTS, Ledger
+from spinlock.search.events import Ended, Event, Reported, StudyOpened, Suggested
+from spinlock.search.ledger import Ledger, read_log
 from spinlock.search.report import settings
 from spinlock.search.rules import Stop, judge
 from spinlock.search.sampler import Sampler
@@ -37,11 +37,10 @@ def replay(experiment: Path, trainables: Mapping[str, Trainable]) -> Replay:
     Suggestions are compared up to the first that differs: those after it rest on it. Raises
     SearchError when there is no search, or none of a trainable that is known here.
     """
-    if not (experiment / EVENTS).is_file():
-        raise SearchError(f"{experiment}: no search has run here: there is no {EVENTS} in it.")
+    log = read_log(experiment)
     with TemporaryDirectory() as scratch:
         walk = _Walk(Path(scratch), trainables)
-        for event in read_events(experiment / EVENTS):
+        for event in log:
             walk.take(event)
     return walk.found
 

@@ -103,6 +103,7 @@ def steps(batch: int) -> list[str]:
         ("the same, `checkpoint_steps`", "both"): lambda: supervised(
             *given, WINDOW, checkpoint_steps=True
         ),
+        ("`bf16: warm_up`", "forward"): lambda: forward(*given, bf16="warm_up"),
         ("`bf16: throughout`", "both"): lambda: supervised(*given, WINDOW, bf16="throughout"),
         ("the prototype's network, TF32", "forward"): lambda: plain_forward(plain, given[1]),
         ("the prototype's network, TF32", "both"): lambda: plain_supervised(plain, given[1]),

@@ -76,6 +76,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Where data, tokenizer and runs are kept.")],
     data: Annotated[Path | None, typer.Option(help="A data file of one's own.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = EPOCHS,
+    batch: Annotated[int, typer.Option(min=1, help="Samples of an update.")] = BATCH,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     cases: Annotated[int, typer.Option(min=1, help="The first so many of CASES.")] = len(CASES),
 ) -> None:
@@ -91,7 +92,7 @@ def main(
             (seed, case, pool.submit(_run, config, work / f"run-{number}-{seed}"))
             for number, case in enumerate(chosen)
             for seed, tokenizer in zip(_seeds(case), tokenizers, strict=False)
-            for config in [_config(dataset, tokenizer, steps, epochs, seed, CASES[case])]
+            for config in [_config(dataset, tokenizer, steps, epochs, batch, seed, CASES[case])]
         ]
         for seed, case, run in runs:
             found[case].append(run.result())
@@ -99,7 +100,7 @@ def main(
     name = "learning" if data is None else f"learning_{data.stem}"
     _draw(found, RESULTS / f"{name}.png")
     with atomic_file(RESULTS / f"{name}.md") as path:
-        path.write_text(_page(found, dataset, steps, epochs, name), encoding="utf-8")
+        path.write_text(_page(found, dataset, steps, epochs, batch, name), encoding="utf-8")
     print((RESULTS / f"{name}.md").read_text())
 
 
@@ -129,7 +130,13 @@ def _spinlock(*arguments: object) -> None:
 
 
 def _config(
-    dataset: Path, tokenizer: Path, steps: int, epochs: int, seed: int, loss: dict[str, Any]
+    dataset: Path,
+    tokenizer: Path,
+    steps: int,
+    epochs: int,
+    batch: int,
+    seed: int,
+    loss: dict[str, Any],
 ) -> NOATraining:
     config = training_config(
         {
@@ -140,7 +147,7 @@ def _config(
             "rollout": {"timesteps": steps, "bptt_window": min(WINDOW, steps)},
             "optimizer": {"lr": 2e-3, "warmup_steps": 20},
             "loss": loss,
-            "batch_size": BATCH,
+            "batch_size": batch,
             "epochs": epochs,
             "seed": seed,
         },
@@ -157,7 +164,8 @@ def _run(config: NOATraining, place: Path) -> dict[str, Any]:
         torch.set_num_threads(1)
         trainer = Trainer(config)
         assert isinstance(trainer.task, NOATask)
-        curve: list[dict[str, float]] = [trainer.task.validate(trainer.world, BATCH)]  # untrained
+        untrained = trainer.task.validate(trainer.world, config.batch_size)
+        curve: list[dict[str, float]] = [untrained]
         train_and_export(
             trainer, place / "best", progress=lambda report, _: curve.append(report.metrics)
         )
@@ -177,7 +185,7 @@ def _horizons(trainer: Trainer, task: NOATask, artifact: Path) -> dict[str, Any]
     agent.model.to(trainer.device)
     dataset = open_dataset(task.config.data.path)
     steps, items = task.config.rollout.timesteps, task.split.validation
-    true = dataset.trajectories(items, slice(0, steps + 1))
+    true, size = dataset.trajectories(items, slice(0, steps + 1)), task.config.batch_size
     rolled = torch.cat(
         [
             agent.rollout(
@@ -185,7 +193,7 @@ def _horizons(trainer: Trainer, task: NOATask, artifact: Path) -> dict[str, Any]
                 dataset.parameters(part).to(trainer.device),
                 steps,
             ).cpu()
-            for part in (items[first : first + BATCH] for first in range(0, len(items), BATCH))
+            for part in (items[first : first + size] for first in range(0, len(items), size))
         ]
     )
     still = true[:, :1].expand_as(true)
@@ -204,7 +212,12 @@ def _horizons(trainer: Trainer, task: NOATask, artifact: Path) -> dict[str, Any]
 
 
 def _page(
-    found: dict[str, list[dict[str, Any]]], dataset: Path, steps: int, epochs: int, name: str
+    found: dict[str, list[dict[str, Any]]],
+    dataset: Path,
+    steps: int,
+    epochs: int,
+    batch: int,
+    name: str,
 ) -> str:
     facts, info = provenance(), open_dataset(dataset).info
     grid = f"{info.height}x{info.width}"
@@ -217,7 +230,7 @@ def _page(
         f"{facts['created'][:10]}, on {_device()}, one thread a run.",
         f"{info.operators} operators, {grid}, {steps} steps, window {min(WINDOW, steps)}; a "
         f"U-AFNO of base {MODEL['base_channels']}, head gain {MODEL['head_gain']}, {epochs} epochs "
-        f"of batches of {BATCH}, "
+        f"of batches of {batch}, "
         f"{len(SEEDS)} seeds (weights, split, order, tokenizer), two for a setting changed. Mean "
         "and standard deviation over them, on held-out operators, at each run's best epoch by "
         "val/traj.",

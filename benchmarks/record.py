@@ -8,7 +8,8 @@ tenth a second time with another seed, then some that end by themselves: WILD le
 give NaN, and HUGE networks, which do not fit into the memory that a run is given. Each run is a
 process of one thread under a real limit (RLIMIT_AS). Runs that stand in --work are not repeated.
 
-Writes benchmarks/curves/NAME.parquet, a row per run and reported epoch: its parameters as
+Writes benchmarks/curves/NAME.parquet, and of it what decisions look at where the package ships it
+(spinlock/search/recorded_runs/); a row per run and reported epoch: its parameters as
 `param/<path>`, every metric with seconds and peak memory, `stop` and `sentence` where it ended
 itself, and `half`: decisions are chosen on "choose" and tested on "test".
 """
@@ -36,6 +37,7 @@ from spinlock.errors import OutOfMemoryError
 from spinlock.files import atomic_file
 from spinlock.search import prepare
 from spinlock.search.parameter import Scalar
+from spinlock.search.recorded import SHIPPED, slim
 from spinlock.search.space import Study
 from spinlock.search.trainables import TRAINABLES
 
@@ -45,6 +47,13 @@ FILES: dict[str, dict[str, Path | None]] = {
     "noa": {"data.path": None, "tokenizer": None},
     "vqvae": {"data.path": None},
 }
+JUDGED = {  # what guards, rungs and objectives may look at
+    "noa": ("val/traj", "val/commit", "val/latent"),
+    "vqvae": (
+        *("quality/composite", "quality/utilization", "val/loss", "val/reconstruction"),
+        *("val/commitment", "val/relative_commitment"),
+    ),
+}
 SECOND_SEED = 10  # of so many configurations one
 MEMORY = 3 * 2**30  # bytes of address space that a run is given
 WILD = {
@@ -53,7 +62,7 @@ WILD = {
 }
 HUGE: dict[str, tuple[str, tuple[int, ...]]] = {
     "noa": ("model.base_channels", (768, 1024)),
-    "vqvae": ("model.hidden_dim", (16384, 32768)),
+    "vqvae": ("model.hidden_dim", (131072, 262144)),
 }
 
 Name = Annotated[Literal["noa", "vqvae"], typer.Argument(help="What is trained.")]
@@ -171,8 +180,10 @@ def write(
         "provenance": json.dumps(provenance()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
     }
-    with atomic_file(CURVES / f"{name}.parquet") as path:
-        pq.write_table(table.replace_schema_metadata(facts), path, compression="zstd")
+    table = table.replace_schema_metadata(facts)
+    for place, part in ((CURVES, table), (SHIPPED, slim(table, JUDGED[name]))):
+        with atomic_file(place / f"{name}.parquet") as path:
+            pq.write_table(part, path, compression="zstd")
     ends = Counter(row["stop"] for row in rows if "stop" in row)
     print(
         f"{CURVES / name}.parquet: {len(rows)} epochs of {len(wanted)} runs; by themselves ended "

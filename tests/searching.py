@@ -121,7 +121,7 @@ class Regression:
     weighed = {"train/total": ("loss.lambda_commit",)}  # noqa: RUF012
     optional = {}  # noqa: RUF012
 
-    def unsound(self, guard: Guard) -> str | None:
+    def objection(self, guard: Guard) -> str | None:
         return "not here" if guard.metric == "val/latent" else None
 
     def reporting(self, config: RegressionConfig) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from spinlock.training.guards import (
     Guard,
     History,
     NonfiniteGradients,
+    Plateau,
 )
 
 unhurried = settings(deadline=None)  # other processes take the processor at times
@@ -35,6 +36,11 @@ TABLE: dict[str, tuple[Guard, list[tuple[float, ...]], bool]] = {
         False,
     ),
     "divergence": (Divergence(), [(0.4,), (0.2,), (0.61,)], True),
+    "plateau": (
+        Plateau(patience=2, improvement=0.1, min_epochs=3),
+        [(0.4,), (0.3,), (0.29,), (0.28,)],
+        True,
+    ),
 }
 BEST = {"quality/utilization": max}  # the others are losses, best when small
 every_guard = pytest.mark.parametrize("kind", GUARDS)
@@ -77,6 +83,8 @@ def test_a_guard_stops_the_run_that_it_is_for_at_the_last_epoch_and_with_numbers
 @given(data=st.data())
 def test_a_guard_never_stops_a_run_that_has_just_reached_its_best(kind, data) -> None:
     guard, _, _ = TABLE[kind]
+    if kind == "plateau":  # a new best may be next to no progress
+        return
     run = data.draw(rows(guard))
     best = tuple(
         max(column) * 1.01 if BEST.get(metric) is max else min(column) * 0.99
@@ -148,6 +156,21 @@ def test_a_guard_survives_its_own_json(kind) -> None:
     guard, _, _ = TABLE[kind]
     assert guard.kind == kind
     assert TypeAdapter(Guard).validate_json(guard.model_dump_json()) == guard
+
+
+@pytest.mark.parametrize(
+    ("patience", "values", "stopped"),
+    [
+        (None, [1.0, 0.97, 0.96, 0.96], True),  # never left the level of its first report
+        (None, [1.0, 0.94, 0.94, 0.94], False),
+        (2, [1.0, 0.5, 0.49, 0.49], True),
+        (2, [1.0, 0.5, 0.49, 0.4], False),
+        (4, [1.0, 1.0, 1.0, 1.0], False),  # not so many reports yet
+    ],
+)
+def test_a_plateau_is_little_progress_since_so_many_reports(patience, values, stopped) -> None:
+    guard = Plateau(patience=patience, improvement=0.05, min_epochs=2)
+    assert (guard.check(one("val/traj", values)) is not None) == stopped
 
 
 def test_a_climb_above_twice_the_minimum_is_told_with_its_numbers() -> None:

@@ -73,7 +73,6 @@ def test_trials_under_way_are_handed_out_again_whatever_was_spent(tmp_path: Path
     found = opened(tmp_path, wanted(epochs=2), resume=True)
     sampler = Sampler.open(tmp_path, found.ledger)
     searcher = BookSearcher(found, sampler, concurrent=2, assign=lambda t: {"trial": t.number})
-    assert searcher.left == 1
     assert searcher.suggest("c") == {"trial": 0}
     assert searcher.suggest("d") == BookSearcher.FINISHED
     found.close()

@@ -140,9 +140,10 @@ def test_a_metric_that_no_run_would_report_is_refused_until_its_setting_is_given
     told = "val/tokens, which runs report that have loss.lambda_tokens. Set it under training"
     base = "name: t\ntrials: 2\nspace:\n  optimizer.lr: {log_uniform: [1e-4, 1e-2]}\n"
     base += "training: {data: {path: d.h5}, tokenizer: v"
+    guard = "guards: [{kind: divergence, metric: val/tokens, force: true}]"
     where = {
         f"{base}}}\nobjective: {{metric: val/tokens}}\n": "space.yaml:6: objective.metric",
-        f"{base}}}\nguards: [{{kind: divergence, metric: val/tokens}}]\n": "space.yaml:6: guards.0",
+        f"{base}}}\n{guard}\n": "space.yaml:6: guards.0",
     }
     for text, place in where.items():
         space.write_text(text)
@@ -201,22 +202,23 @@ def test_a_sum_is_an_objective_only_while_its_weights_are_fixed(
     assert f"scheduler.metric: {metric} is a sum" in message
 
 
-@pytest.mark.parametrize(
-    "guard", ["{kind: commit_climb}", "{kind: commit_climb, metric: val/commitment, factor: 10}"]
-)
-def test_a_climb_of_the_raw_commitment_is_refused_for_a_vqvae_with_the_reason(
-    tokenizers: Path, guard: str
+def test_a_guard_that_stops_good_recorded_runs_is_refused_until_it_is_forced(
+    tokenizers: Path,
 ) -> None:
+    guard = "{kind: commit_climb, metric: val/commitment}"
     message = vqvae_fault(tokenizers, "objective.metric=val/loss", f"guards=[{guard}]")
-    assert "guards.0: commit_climb on val/commit" in message
-    assert "the latents' variance grows" in message
-    assert "{kind: commit_drift}" in message
+    assert "guards.0: commit_climb stops good runs: of 100 recorded runs" in message
+    assert "among the best 10" in message
+    assert "force: true" in message
+    forced = guard.replace("}", ", force: true}")
+    changes = ["objective.metric=val/loss", f"guards=[{forced}]"]
+    load_study(tokenizers, VQVAE(), changes, defaults={"data.path": "data.h5"})
 
 
 def test_a_guard_of_a_vqvae_is_held_against_what_a_vqvae_reports(tokenizers: Path) -> None:
     sound = (
         *("{kind: commit_drift}", "{kind: codebook_collapse}"),
-        "{kind: commit_climb, metric: val/relative_commitment}",
+        "{kind: commit_climb, metric: val/relative_commitment, factor: 20}",
         "{kind: divergence, metric: val/reconstruction}",
     )
     study = load_study(
@@ -347,21 +349,21 @@ def test_a_choice_is_shared_out_evenly() -> None:
 def test_every_rung_is_passed_once_by_a_run_that_reports_every_epoch(factor, grace, data) -> None:
     asha = ASHA(grace_epochs=grace, reduction_factor=factor)
     passed = [asha.passed(after=epoch - 1, epoch=epoch) for epoch in range(1, 40)]
-    assert [rung for rung in passed if rung is not None] == list(asha.rungs(40))
+    assert [rung for rung in passed if rung is not None] == list(asha.before(40))
     gaps = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
     before = 0
     for gap in gaps:
         rung = asha.passed(after=before, epoch=before + gap)
-        between = [r for r in asha.rungs(200) if before < r <= before + gap]
+        between = [r for r in asha.before(200) if before < r <= before + gap]
         assert rung == max(between, default=None)
         before += gap
 
 
 def test_rungs_are_powers_of_the_factor_before_the_last_epoch() -> None:
-    assert ASHA(grace_epochs=1, reduction_factor=3).rungs(27) == (1, 3, 9)
-    assert ASHA(grace_epochs=2, reduction_factor=2).rungs(9) == (2, 4, 8)
-    assert ASHA(grace_epochs=5).rungs(5) == ()
-    assert ASHA(grace_epochs=1, reduction_factor=1.1).rungs(4) == (1, 2, 3)
+    assert ASHA(grace_epochs=1, reduction_factor=3).before(27) == (1, 3, 9)
+    assert ASHA(grace_epochs=2, reduction_factor=2).before(9) == (2, 4, 8)
+    assert ASHA(grace_epochs=5).before(5) == ()
+    assert ASHA(grace_epochs=1, reduction_factor=1.1).before(4) == (1, 2, 3)
 
 
 def test_a_study_survives_its_own_json(space: Path) -> None:

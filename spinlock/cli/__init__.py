@@ -1,6 +1,7 @@
 """`spinlock ...`: thin commands, one module per subject. Importing a module adds its commands."""
 
 from spinlock.cli import (
+    bench,
     data,
     diagnose,
     foreign,
@@ -17,6 +18,7 @@ from spinlock.cli.root import Overrides, app, run
 __all__ = [
     "Overrides",
     "app",
+    "bench",
     "data",
     "diagnose",
     "foreign",

@@ -18,6 +18,7 @@ from spinlock.search.events import (
     Ended,
     Event,
     EventLog,
+    Promoted,
     Reported,
     SessionClosed,
     SessionOpened,
@@ -28,6 +29,7 @@ from spinlock.search.events import (
     Verdict,
 )
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
+from spinlock.search.moves import unpromoted
 from spinlock.search.parameter import Scalar
 from spinlock.search.rules import Stop, judge
 from spinlock.search.space import Study
@@ -106,6 +108,19 @@ class Book:
     def crashed(self, number: int, reason: str) -> None:
         """An attempt has failed; Tune decides whether another follows."""
         self._write(Crashed(time=time.time(), trial=number, reason=reason))
+
+    def promote(self, number: int, rung: int) -> Trial:
+        """A trial that waits at `rung` goes on."""
+        self._write(Promoted(time=time.time(), trial=number, rung=rung))
+        return self.ledger.trials[number]
+
+    def conclude(self) -> list[int]:
+        """End the trials that wait at a rung: nobody will take them up. Their numbers."""
+        waiting = [trial for trial in self.ledger.unfinished if trial.paused is not None]
+        for trial in waiting:
+            last = self._reporting(trial)[-1]
+            self._end(trial.number, unpromoted(self.ledger, trial, epochs=last))
+        return [trial.number for trial in waiting]
 
     def report(
         self, number: int, epoch: int, metrics: Mapping[str, float], stop: Stop | None

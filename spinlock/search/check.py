@@ -11,7 +11,7 @@ from typing import Any
 
 from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, replace
 from spinlock.errors import ConfigError
-from spinlock.search.space import ASHA, Study
+from spinlock.search.space import Rungs, Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
 
@@ -116,10 +116,6 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
                 message = f"{at}: {value!r} is outside the space, {study.space[key].extremes}."
                 faults.append((("start", index, key), message))
     for index, guard in enumerate(study.guards):
-        reason = trainable.unsound(guard)
-        if reason is not None:
-            faults.append((("guards", index), f"guards.{index}: {reason}"))
-            continue
         for metric in guard.watched:
             if metric not in trainable.metrics:
                 message = (
@@ -130,6 +126,15 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
             elif missing := _unset(study, trainable, metric):
                 message = f"guards.{index}: {guard.kind} watches {missing}"
                 faults.append((("guards", index), message))
+        reported = all(
+            metric in trainable.metrics and not _unset(study, trainable, metric)
+            for metric in guard.watched
+        )
+        if reported and not guard.force and (reason := trainable.objection(guard)) is not None:
+            message = (
+                f"guards.{index}: {reason} Set other limits, or force: true to have it anyway."
+            )
+            faults.append((("guards", index), message))
     return faults + _objective_faults(study, trainable)
 
 
@@ -144,7 +149,7 @@ def _objective_faults(
         else {("objective", "metric"): study.goals[0].metric}
     )
     scheduler = study.scheduler
-    if isinstance(scheduler, ASHA):
+    if isinstance(scheduler, Rungs):
         if scheduler.metric is not None:
             ranking["scheduler", "metric"] = scheduler.metric
         faults += _rung_faults(study, scheduler)
@@ -180,26 +185,29 @@ def _unset(study: Study, trainable: Trainable, metric: str) -> str | None:
     )
 
 
-def _rung_faults(study: Study, asha: ASHA) -> list[tuple[tuple[str | int, ...], str]]:
-    """ASHA compares by one number with a direction, and it must be said which."""
+def _rung_faults(study: Study, scheduler: Rungs) -> list[tuple[tuple[str | int, ...], str]]:
+    """Trials are compared by one number with a direction, and it must be said which."""
     named = ", ".join(goal.metric for goal in study.goals)
-    same = next((goal.mode for goal in study.goals if goal.metric == asha.metric), None)
-    if asha.metric is None and asha.mode is not None:
+    same = next((goal.mode for goal in study.goals if goal.metric == scheduler.metric), None)
+    if scheduler.metric is None and scheduler.mode is not None:
         return [(("scheduler", "mode"), "scheduler.mode: give scheduler.metric with it.")]
-    if asha.metric is None and study.objectives:
+    if scheduler.metric is None and study.objectives:
         message = (
-            f"scheduler: asha compares trials by one number, and there are {len(study.goals)} "
-            f"objectives ({named}). Name one as scheduler.metric, or let every trial run to its "
-            "end with scheduler: {kind: none}."
+            f"scheduler: {scheduler.kind} compares trials by one number, and there are "
+            f"{len(study.goals)} objectives ({named}). Name one as scheduler.metric, or let every "
+            "trial run to its end with scheduler: {kind: none}."
         )
         return [(("scheduler",), message)]
-    if asha.metric is not None and same is None and asha.mode is None:
+    if scheduler.metric is not None and same is None and scheduler.mode is None:
         message = (
-            f"scheduler.metric: {asha.metric} is no objective ({named}), so say whether it should "
-            "be small or large: scheduler.mode: min or max."
+            f"scheduler.metric: {scheduler.metric} is no objective ({named}), so say whether it "
+            "should be small or large: scheduler.mode: min or max."
         )
         return [(("scheduler", "metric"), message)]
-    if same is not None and asha.mode not in (None, same):
-        message = f"scheduler.mode: {asha.mode}, and the objective {asha.metric} is to be {same}."
+    if same is not None and scheduler.mode not in (None, same):
+        message = (
+            f"scheduler.mode: {scheduler.mode}, and the objective {scheduler.metric} is to be "
+            f"{same}."
+        )
         return [(("scheduler", "mode"), message)]
     return []

@@ -26,6 +26,7 @@ class State(StrEnum):
 
     RUNNING = "RUNNING"
     COMPLETED = "COMPLETED"  # ran its epochs, or its own early stopping ended it
+    PAUSED = "PAUSED"  # waits at a rung with its checkpoint
     PRUNED = "PRUNED"  # others were better at a rung
     GUARDED = "GUARDED"  # a guard judged it by its own history
     INFEASIBLE = "INFEASIBLE"  # not finite, or does not fit into memory
@@ -101,6 +102,14 @@ class Crashed(_Event):
     reason: str
 
 
+class Promoted(_Event):
+    """A trial that was paused at `rung` goes on."""
+
+    event: Literal["promoted"] = "promoted"
+    trial: int
+    rung: int
+
+
 class Reported(_Event):
     """An epoch is acknowledged; with a verdict the trial ends here."""
 
@@ -127,7 +136,15 @@ class SessionClosed(_Event):
 
 
 Event = (
-    StudyOpened | SessionOpened | Suggested | Started | Crashed | Reported | Ended | SessionClosed
+    StudyOpened
+    | SessionOpened
+    | Suggested
+    | Started
+    | Crashed
+    | Promoted
+    | Reported
+    | Ended
+    | SessionClosed
 )
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

@@ -10,6 +10,7 @@ from spinlock.search.events import (
     Crashed,
     Ended,
     Event,
+    Promoted,
     Reported,
     SessionClosed,
     SessionOpened,
@@ -22,7 +23,7 @@ from spinlock.search.events import (
 )
 from spinlock.search.parameter import Scalar
 from spinlock.search.pareto import Scores, best_epoch
-from spinlock.search.space import ASHA, Objective, Study
+from spinlock.search.space import Objective, Promotion, Rungs, Study
 
 EVENTS = "events.jsonl"
 
@@ -41,6 +42,8 @@ class Trial:
     crashes: list[str] = field(default_factory=list)
     history: dict[int, dict[str, float]] = field(default_factory=dict)
     verdict: Verdict | None = None
+    paused: int | None = None  # the rung at which it waits
+    promoted: set[int] = field(default_factory=set)  # rungs from which it went on
 
     @property
     def epochs(self) -> int:
@@ -48,9 +51,11 @@ class Trial:
         return max(self.history, default=0)
 
     def state(self, *, live: bool = True) -> State:
-        """Where it stands; unfinished is RUNNING while the search is `live`, else INTERRUPTED."""
+        """Where it stands; under way is RUNNING while the search is `live`, else INTERRUPTED."""
         if self.verdict is not None:
             return self.verdict.state
+        if self.paused is not None:
+            return State.PAUSED
         return State.RUNNING if live else State.INTERRUPTED
 
     def best(self, objectives: Sequence[Objective]) -> tuple[int, Scores] | None:
@@ -97,6 +102,11 @@ class Ledger:
         return [trial for _, trial in sorted(self.trials.items()) if trial.verdict is None]
 
     @property
+    def under_way(self) -> list[Trial]:
+        """Those of them that wait at no rung."""
+        return [trial for trial in self.unfinished if trial.paused is None]
+
+    @property
     def left(self) -> int:
         """How many trials may yet begin: none once the budget is spent."""
         return 0 if self.spent else max(0, self.study.trials - len(self.trials))
@@ -135,6 +145,8 @@ class Ledger:
                 trial.started = event.time if trial.started is None else trial.started
             case Crashed():
                 self._trial(event.trial).crashes.append(event.reason)
+            case Promoted():
+                self._promote(self._trial(event.trial), event.rung)
             case Reported():
                 self._report(event)
             case Ended():
@@ -151,16 +163,28 @@ class Ledger:
             raise SearchError(
                 f"epoch {event.epoch} of trial {event.trial} cannot follow {trial.epochs} epochs."
             )
+        if trial.paused is not None:
+            raise SearchError(
+                f"trial {event.trial}, which waits at rung {trial.paused}, cannot report."
+            )
         scheduler, compared = self.study.scheduler, self.study.compared
-        if isinstance(scheduler, ASHA) and compared is not None:
+        if isinstance(scheduler, Rungs) and compared is not None:
             rung = scheduler.passed(after=trial.epochs, epoch=event.epoch)
             value = event.metrics.get(compared.metric, math.nan)
             if rung is not None and math.isfinite(value):
                 self.rungs.setdefault(rung, {})[event.trial] = value
+                if isinstance(scheduler, Promotion) and event.verdict is None:
+                    trial.paused = rung
         trial.history[event.epoch] = event.metrics
         trial.reported = event.time if trial.reported is None else trial.reported
         if event.verdict is not None:
             self._end(trial, event.verdict, event.time)
+
+    def _promote(self, trial: Trial, rung: int) -> None:
+        if trial.paused != rung:
+            raise SearchError(f"trial {trial.number} does not wait at rung {rung}.")
+        trial.paused = None
+        trial.promoted.add(rung)
 
     def _trial(self, number: int) -> Trial:
         if number not in self.trials:
@@ -168,7 +192,7 @@ class Ledger:
         return self.trials[number]
 
     def _end(self, trial: Trial, verdict: Verdict, time: float) -> None:
-        trial.verdict, trial.ended = verdict, time
+        trial.verdict, trial.ended, trial.paused = verdict, time, None
         if verdict.state in (State.GUARDED, State.INFEASIBLE):
             for values in self.rungs.values():
                 values.pop(trial.number, None)

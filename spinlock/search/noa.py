@@ -7,7 +7,6 @@ from typing_extensions import override
 from spinlock.config import Config
 from spinlock.search.trained import Trained
 from spinlock.training.config import NOATraining
-from spinlock.training.guards import Guard
 from spinlock.training.inputs import open_inputs
 from spinlock.training.losses import TERMS
 
@@ -35,7 +34,3 @@ class NOA(Trained):
         run = self.own(config)
         assert isinstance(run, NOATraining)
         return dict(open_inputs(run).facts)
-
-    @override
-    def unsound(self, guard: Guard) -> str | None:
-        return None

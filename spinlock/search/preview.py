@@ -4,7 +4,7 @@ from rich.console import Console
 
 from spinlock.config import as_yaml, dotted, parse, replace
 from spinlock.search.report import settings
-from spinlock.search.space import ASHA, Study
+from spinlock.search.space import Rungs, Study
 from spinlock.search.trainable import Trainable
 
 
@@ -21,9 +21,9 @@ def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: 
         parse(trainable.model, study.configuration(point), where=f"sample {index}")
         console.print(f"sample {index}: {settings(point)}", highlight=False, soft_wrap=True)
     reporting = trainable.reporting(config)
-    if isinstance(study.scheduler, ASHA):
+    if isinstance(study.scheduler, Rungs):
         passed = [
-            next(e for e in reporting if e >= r) for r in study.scheduler.rungs(reporting[-1])
+            next(e for e in reporting if e >= r) for r in study.scheduler.before(reporting[-1])
         ]
         rungs = ", ".join(str(e) for e in dict.fromkeys(passed) if e < reporting[-1]) or "no epoch"
         console.print(f"{reporting[-1]} epochs a trial; compared with others after {rungs}.")

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
-from spinlock.search.events import Ended, Event, Reported, StudyOpened, Suggested
+from spinlock.search.events import Ended, Event, Promoted, Reported, StudyOpened, Suggested, Verdict
 from spinlock.search.ledger import Ledger, read_log
+from spinlock.search.moves import Promote, next_move, unpromoted
 from spinlock.search.report import settings
 from spinlock.search.rules import Stop, judge
 from spinlock.search.sampler import Sampler
@@ -28,6 +29,7 @@ class Replay:
 
     suggestions: int = 0
     reports: int = 0
+    promotions: int = 0
     differences: list[str] = field(default_factory=list)
 
 
@@ -60,15 +62,39 @@ class _Walk:
                 self._suggest(event)
             case Reported():
                 self._judge(event)
+            case Promoted():
+                self.found.promotions += 1
+                self._move(Promote(event.trial, event.rung))
+            case Ended() if event.verdict.rule == "promotion":
+                self._conclude(event.trial, event.verdict)
         self._ledger.apply(event)
         match event:
             case StudyOpened():
                 self._sampler = Sampler.open(self._scratch, self._ledger)
-            case Reported() | Ended():
+            case Reported() | Promoted() | Ended():
                 if self._sampler is not None:
                     self._sampler.tell(self._ledger.trials[event.trial])
 
+    def _move(self, made: Promote | str) -> None:
+        derived = next_move(self._ledger)
+        if derived != made:
+            self.found.differences.append(f"the log has the move {made}, and derived is {derived}")
+
+    def _conclude(self, number: int, recorded: Verdict) -> None:
+        trial = self._ledger.trials[number]
+        derived = (
+            unpromoted(self._ledger, trial, epochs=self._epochs(number))
+            if trial.paused is not None and next_move(self._ledger) == "end"
+            else None
+        )
+        if derived != recorded:
+            self.found.differences.append(
+                f"trial {number} ended: the log has {_told(recorded)}, and derived is "
+                f"{_told(derived)}"
+            )
+
     def _suggest(self, event: Suggested) -> None:
+        self._move("new")
         if self._sampler is None:
             return
         self.found.suggestions += 1

@@ -26,6 +26,7 @@ from spinlock.search.ranking import leaders, ranked
 _COLOURS = {
     State.RUNNING: "cyan",
     State.COMPLETED: "green",
+    State.PAUSED: "blue",
     State.PRUNED: "yellow",
     State.GUARDED: "magenta",
     State.INFEASIBLE: "red",
@@ -180,7 +181,7 @@ def _chosen(ledger: Ledger, newest: int | None) -> Iterable[Trial]:
     trials: list[Any] = list(ledger.trials.values())
     if newest is None or len(trials) <= newest:
         return trials
-    kept = {t.number for t in ranked(ledger)[:3]} | {t.number for t in ledger.unfinished}
+    kept = {t.number for t in ranked(ledger)[:3]} | {t.number for t in ledger.under_way}
     for trial in reversed(trials):
         if len(kept) >= newest:
             break

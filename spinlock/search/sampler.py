@@ -4,6 +4,7 @@
     PRUNED               PRUNED with every intermediate value
     GUARDED, INFEASIBLE  PRUNED, and the constraint named after the rule is 1 (violated)
     FAILED               FAIL, which samplers pass over: nothing was learned about the point
+    PAUSED               RUNNING in the study, and to the sampler PRUNED until it goes on
 
 A point that made a NaN or ran out of memory is never FAIL: samplers would propose it again.
 With several objectives COMPLETE has a value for each, and there are no intermediate values:
@@ -17,6 +18,7 @@ Each suggestion draws from a generator seeded by (study's seed, trial's number),
 what was told before and not on how often the search was interrupted.
 """
 
+import copy
 import logging
 import math
 from pathlib import Path
@@ -32,8 +34,8 @@ from optuna.distributions import (
 )
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
-from optuna.trial import TrialState
 
 from spinlock.search.events import State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
@@ -55,6 +57,7 @@ class Sampler:
         self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
         self._open: dict[int, OptunaTrial] = {}
         self._told: dict[int, int] = {}  # the last epoch reported, by trial
+        self._paused: set[int] = set()
 
     @classmethod
     def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
@@ -87,9 +90,10 @@ class Sampler:
             trial = OptunaTrial(self.study, waiting[number]._trial_id)
             parameters = {key: _suggest(trial, key, d) for key, d in self._space.items()}
         else:
-            point = self._settings.planned(number)
-            if point is not None and number == len(waiting):
-                self.study.enqueue_trial(point)
+            if number == len(waiting):
+                point = self._settings.planned(number) or self._beside(waiting)
+                if point is not None:
+                    self.study.enqueue_trial(point)
             trial = self.study.ask(fixed_distributions=self._space)
             parameters = {key: trial.params[key] for key in self._space}
         if trial.number != number:
@@ -97,11 +101,33 @@ class Sampler:
         self._open[number] = trial
         return parameters
 
+    def _beside(self, trials: list[FrozenTrial]) -> dict[str, Scalar] | None:
+        """The sampler's point where trials wait at rungs; None where none does.
+
+        Most trials of a promoting search wait until its end, and a trial that Optuna has ended
+        cannot go on. So the sampler is asked in a study beside, where those that wait are PRUNED:
+        it learns what they have shown, and does not take them for bad ones that still run.
+        """
+        if not self._paused:
+            return None
+        study = optuna.create_study(directions=self.study.directions, sampler=self.study.sampler)
+        for trial in trials:
+            told = copy.copy(trial)
+            if trial.number in self._paused:
+                told.state, told.datetime_complete = TrialState.PRUNED, trial.datetime_start
+            study.add_trial(told)
+        asked = study.ask(fixed_distributions=self._space)
+        return {key: asked.params[key] for key in self._space}
+
     def tell(self, trial: Trial) -> None:
         """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
         mine = self._open.get(trial.number)
         if mine is None:
             return
+        if trial.paused is None:
+            self._paused.discard(trial.number)
+        else:
+            self._paused.add(trial.number)
         if not self._settings.objectives:
             self._report(mine, trial)
         if trial.verdict is None:
@@ -126,7 +152,7 @@ class Sampler:
             case State.GUARDED | State.INFEASIBLE:
                 self._constrain(mine, violated=trial.verdict.rule)
                 self.study.tell(mine, state=TrialState.PRUNED)
-            case State.RUNNING | State.INTERRUPTED:
+            case State.RUNNING | State.PAUSED | State.INTERRUPTED:
                 raise RuntimeError(f"a verdict cannot be {trial.verdict.state}")
             case _:
                 assert_never(trial.verdict.state)

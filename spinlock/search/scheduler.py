@@ -38,13 +38,20 @@ class BookScheduler(FIFOScheduler):
         if report is None:  # Tune's own word that the function has returned
             return str(TrialScheduler.CONTINUE)
         verdict = self._book.report(number, *report)
-        if verdict is None or verdict.state == State.COMPLETED:  # which returns by itself
+        if verdict is None:
+            # Paused is stopped to Tune: its process is free, and whoever takes the trial up again
+            # finds the checkpoint. Who waits where stands in the log, so a restart knows it too.
+            paused = self._book.ledger.trials[number].paused is not None
+            return str(TrialScheduler.STOP if paused else TrialScheduler.CONTINUE)
+        if verdict.state == State.COMPLETED:  # which returns by itself
             return str(TrialScheduler.CONTINUE)
         return str(TrialScheduler.STOP)
 
     @override
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
         trial_ = self._book.ledger.trials[int(trial.config[TRIAL])]
+        if trial_.paused is not None:
+            return
         self._book.fail(trial_.number, f"returned after epoch {trial_.epochs} without a reason")
 
     @override

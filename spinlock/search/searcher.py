@@ -1,4 +1,4 @@
-"""Ray Tune's searcher: hands out the unfinished trials first, then new ones until enough began.
+"""Ray Tune's searcher: hands out the unfinished trials first, then what the moves say.
 
 Which Tune trial is which of ours is known only here and in the trial's own config; a Tune trial
 id means nothing outside one session.
@@ -6,7 +6,7 @@ id means nothing outside one session.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune.search import Searcher
 from typing_extensions import override
@@ -14,6 +14,7 @@ from typing_extensions import override
 from spinlock.errors import ConfigError
 from spinlock.search.book import Book
 from spinlock.search.ledger import Trial
+from spinlock.search.moves import Promote, next_move
 from spinlock.search.sampler import Sampler
 
 
@@ -31,23 +32,17 @@ class BookSearcher(Searcher):
         super().__init__()
         self._book, self._sampler, self._assign = book, sampler, assign
         self._concurrent = concurrent
-        self._again = [trial.number for trial in book.ledger.unfinished]
+        self._again = [trial.number for trial in book.ledger.under_way]
         self._running: dict[str, int] = {}
-
-    @property
-    def left(self) -> int:
-        """How many trials this session has to hand out."""
-        return len(self._again) + self._book.ledger.left
 
     @override
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if len(self._running) >= self._concurrent:
             return None
-        while self.left:
-            if self._again:
-                trial = self._book.ledger.trials[self._again.pop(0)]
-            else:
-                trial = self._book.suggested(self._sampler.ask(len(self._book.ledger.trials)))
+        while (trial := self._next()) is not None:
+            if trial == "end":
+                finished: str = Searcher.FINISHED
+                return finished
             try:
                 config = self._assign(trial)
             except ConfigError as error:  # each value is possible, and their combination is not
@@ -56,8 +51,24 @@ class BookSearcher(Searcher):
                 continue
             self._running[trial_id] = trial.number
             return config
-        finished: str = Searcher.FINISHED
-        return finished
+        return None
+
+    def _next(self) -> Trial | Literal["end"] | None:
+        """The trial to train next; None when there is none yet."""
+        if self._again:
+            return self._book.ledger.trials[self._again.pop(0)]
+        match next_move(self._book.ledger):
+            case Promote(number, rung):
+                trial = self._book.promote(number, rung)
+                self._tell(number)
+                return trial
+            case "new":
+                return self._book.suggested(self._sampler.ask(len(self._book.ledger.trials)))
+            case "end":
+                for number in self._book.conclude():
+                    self._tell(number)
+                return "end"
+        return None
 
     @override
     def set_max_concurrency(self, max_concurrent: int) -> bool:

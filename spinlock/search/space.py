@@ -51,25 +51,31 @@ class Resources(Config):
         return self
 
 
-class ASHA(Config):
-    """Asynchronous successive halving: rungs at `grace_epochs` times powers of the factor.
+class Rungs(Config):
+    """Where trials are compared: at epochs `rungs`, or `grace_epochs` times powers of the factor.
 
-    At a rung a trial goes on if it is among the best 1/`reduction_factor` of those that came
-    before it there (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020; the
-    stopping form, with Ray's interpolated cut). The first at a rung always goes on. Compared is
-    the objective, or `metric`: with several objectives one number must be named. The first
-    `spare` trials run to their end whoever is better, as what the best is held against.
+    Compared is the objective, or `metric`: with several objectives one number must be named.
     """
 
-    kind: Literal["asha"] = "asha"
+    kind: str
+    rungs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     grace_epochs: int = Field(1, ge=1)
     reduction_factor: float = Field(3.0, gt=1)
     metric: str | None = None
     mode: Literal["min", "max"] | None = None  # None: that of the objective of this metric
-    spare: int = Field(0, ge=0)
 
-    def rungs(self, epochs: int) -> tuple[int, ...]:
+    @model_validator(mode="after")
+    def _ascending(self) -> "Rungs":
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs must be ascending epochs, not {list(self.rungs)}")
+        if self.rungs and self.grace_epochs != 1:
+            raise ValueError("give rungs, or grace_epochs from which they follow, not both")
+        return self
+
+    def before(self, epochs: int) -> tuple[int, ...]:
         """The epochs before the last at which trials are compared."""
+        if self.rungs:
+            return tuple(rung for rung in self.rungs if rung < epochs)
         rungs, at = [], float(self.grace_epochs)
         while round(at) < epochs:
             rungs.append(round(at))
@@ -81,7 +87,32 @@ class ASHA(Config):
 
         Runs that do not report every epoch are compared at their first report at or after a rung.
         """
-        return max((r for r in self.rungs(epoch + 1) if r > after), default=None)
+        return max((r for r in self.before(epoch + 1) if r > after), default=None)
+
+
+class ASHA(Rungs):
+    """Asynchronous successive halving, the stopping form.
+
+    At a rung a trial goes on if it is among the best 1/`reduction_factor` of those that came
+    before it there (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020; with
+    Ray's interpolated cut). The first at a rung always goes on. The first `spare` trials run to
+    their end whoever is better, as what the best is held against.
+    """
+
+    kind: Literal["asha"] = "asha"
+    spare: int = Field(0, ge=0)
+
+
+class Promotion(Rungs):
+    """Asynchronous successive halving as it was published: trials wait at a rung, the best go on.
+
+    Every trial pauses at each rung with its checkpoint. Whoever has a free place takes up the best
+    paused one of the highest rung where it is among the best 1/`reduction_factor` of all that have
+    come (Li et al., 2020, algorithm 2), and begins a new one where there is none. So a good
+    trial is never stopped for coming early, and no bad one runs on for having come first.
+    """
+
+    kind: Literal["promotion"] = "promotion"
 
 
 class NoScheduler(Config):
@@ -108,7 +139,7 @@ class Study(Config):
     objectives: tuple[Objective, ...] = ()  # several in place of one
     resources: Resources = Resources()
     searcher: Method = TPE()
-    scheduler: Annotated[ASHA | NoScheduler, Field(discriminator="kind")] = ASHA()
+    scheduler: Annotated[ASHA | Promotion | NoScheduler, Field(discriminator="kind")] = ASHA()
     guards: tuple[Guard, ...] = ()
     retries: int = Field(1, ge=0)  # of a trial whose process died or raised
     training: dict[str, Any] = Field(default_factory=dict)
@@ -141,8 +172,8 @@ class Study(Config):
 
     @property
     def compared(self) -> Objective | None:
-        """What ASHA compares at a rung; None without ASHA, or while it is not said."""
-        if not isinstance(self.scheduler, ASHA):
+        """What is compared at a rung; None without rungs, or while it is not said."""
+        if not isinstance(self.scheduler, Rungs):
             return None
         metric, mode = self.scheduler.metric, self.scheduler.mode
         if metric is None:

@@ -9,7 +9,7 @@ from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import GP, TPE
 from spinlock.search.ranking import leaders
 from spinlock.search.report import settings
-from spinlock.search.space import ASHA
+from spinlock.search.space import Promotion, Rungs
 
 
 def explain(ledger: Ledger, number: int) -> list[str]:
@@ -75,14 +75,16 @@ def _reports(ledger: Ledger, trial: Trial) -> Iterator[str]:
 def _rungs(ledger: Ledger, trial: Trial) -> Iterator[str]:
     """Its place among those that had come to each rung before it."""
     compared = ledger.study.compared
-    if compared is None or not isinstance(ledger.study.scheduler, ASHA):
+    if compared is None or not isinstance(ledger.study.scheduler, Rungs):
         return
+    waits = isinstance(ledger.study.scheduler, Promotion)
     for rung, values in sorted(ledger.rungs.items()):
         if trial.number not in values:
             continue
         arrived = list(values)[: list(values).index(trial.number) + 1]
         if len(arrived) == 1:
-            yield f"It was the first at rung {rung}, where the first goes on."
+            goes = "where it waits" if waits else "where the first goes on"
+            yield f"It was the first at rung {rung}, {goes}."
             continue
         mine = values[trial.number]
         place = 1 + sum(compared.better(values[other], mine) for other in arrived)

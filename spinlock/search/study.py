@@ -171,7 +171,7 @@ def _fit(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=BookScheduler(book),
-                num_samples=searcher.left,
+                num_samples=-1,  # until the searcher says that it has finished
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
@@ -202,7 +202,9 @@ def _trainable(trainable: Trainable, resources: Resources, storage: Path) -> Any
 
 
 def _trial_name(trial: Any) -> str:
-    return f"trial-{int(trial.config['trial']):05d}"
+    """Tune's name for one stretch of a trial, from the epoch where it is taken up."""
+    begun = int(trial.config["acknowledged"])
+    return f"trial-{int(trial.config['trial']):05d}{f'-from-{begun}' if begun else ''}"
 
 
 @contextmanager

@@ -73,8 +73,8 @@ class Trainable(Protocol):
         Where a search varies one of them, the metric compares nothing and is no objective.
         """
 
-    def unsound(self, guard: Guard) -> str | None:
-        """Why this guard would end good runs of this kind, and what to take; None if it is fair."""
+    def objection(self, guard: Guard) -> str | None:
+        """What recorded runs of this kind say against the guard; None if they certify it."""
 
     def reporting(self, config: Config) -> Sequence[int]:
         """The epochs after which a run reports when nothing stops it, in order."""

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from spinlock.config import Config
+from spinlock.search.certificate import objection
 from spinlock.training.config import NOATraining, VQVAETraining
 from spinlock.training.evaluate import evaluate
 from spinlock.training.guards import Guard
@@ -27,9 +28,9 @@ class Trained(ABC):
     def facts(self, config: Config) -> dict[str, Any]:
         """Fingerprints of the files that a run stands on."""
 
-    @abstractmethod
-    def unsound(self, guard: Guard) -> str | None:
-        """Why this guard would end good runs of this kind, or None."""
+    def objection(self, guard: Guard) -> str | None:
+        """What the recorded runs that are shipped say against the guard."""
+        return objection(self.name, guard)
 
     def reporting(self, config: Config) -> Sequence[int]:
         """Every `val_every_n_epochs`-th epoch, and the last."""

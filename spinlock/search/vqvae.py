@@ -8,7 +8,6 @@ from spinlock.config import Config
 from spinlock.data import open_dataset
 from spinlock.search.trained import Trained
 from spinlock.training.config import VQVAETraining
-from spinlock.training.guards import CommitClimb, Guard
 
 _TERMS = ("reconstruction", "commitment", "orthogonality", "informativeness", "topography")
 _QUALITY = ("reconstruction_quality", "topography", "utilization")
@@ -42,16 +41,3 @@ class VQVAE(Trained):
     def facts(self, config: Config) -> dict[str, Any]:
         """The fingerprint of the dataset."""
         return {"data": open_dataset(self.own(config).data.path).info.fingerprint}
-
-    @override
-    def unsound(self, guard: Guard) -> str | None:
-        raw = guard.metric.rpartition("/")[2] in ("commit", "commitment")
-        if not isinstance(guard, CommitClimb) or not raw:
-            return None
-        return (
-            f"commit_climb on {guard.metric} may end the best VQ-VAEs: while an encoder learns, "
-            "the latents' variance grows and the raw commitment loss with it (of 192 recorded "
-            "runs that began collapsed, the best tenth reached 29.7 times their minimum, and all "
-            "would have been stopped). Take {kind: commit_drift}, which watches "
-            "val/relative_commitment while val/reconstruction gets worse."
-        )

@@ -4,7 +4,7 @@ A scheduler compares runs; a guard judges one. Guards are frozen, have no clock 
 and see only what was reported, so a resumed or replayed run is judged as the first time.
 `check` takes the metrics of every reported epoch so far by its number, oldest first, the latest
 included; epochs that report nothing are not in it. Every guard spares a run whose latest epoch
-is its best, and a run whose latest epoch lacks what the guard watches.
+lacks what the guard watches, and all but `Plateau` one whose latest epoch is its best.
 """
 
 import math
@@ -29,14 +29,19 @@ class Breach:
     limit: float
 
 
-class CommitClimb(Config):
+class _Rule(Config):
+    """With `force` a search takes the guard though its certificate speaks against it."""
+
+    force: bool = False
+
+
+class CommitClimb(_Rule):
     """The commitment loss leaves its own minimum behind: the run drifts off the codebooks.
 
     Stops when `metric` exceeds `factor` times its own minimum so far, or `ceiling`. Safe for a
     NOA, whose VQ-VAE is frozen. Not for a VQ-VAE in training: the latents' variance grows as it
-    learns, and the raw commitment loss of its best runs with it (seeds: "L_commit increasing";
-    measured on recorded runs: above twice its minimum fires on none of the better half of NOA
-    runs, and on all of the best VQ-VAE runs). For those there is `CommitDrift`.
+    learns, and the raw commitment loss of its best runs with it (seeds: "L_commit increasing").
+    For those there is `CommitDrift`.
     """
 
     kind: Literal["commit_climb"] = "commit_climb"
@@ -74,14 +79,13 @@ class CommitClimb(Config):
         return None
 
 
-class CommitDrift(Config):
+class CommitDrift(_Rule):
     """Latents leave the codes *while* the task gets worse: a VQ-VAE's climbing commitment.
 
     Stops when `metric` exceeds `factor` times its own minimum and `task` exceeds `worse` times
     its own. `val/relative_commitment` is the commitment over the latents' variance, which takes
     out the growth that a healthy encoder shows; a run that still improves its task is spared
-    whatever its latents do. (Relative commitment alone, above 1.5 times its minimum, would have
-    stopped 2 of the better 26 of 53 recorded runs; with the task none.)
+    whatever its latents do.
     """
 
     kind: Literal["commit_drift"] = "commit_drift"
@@ -113,7 +117,7 @@ class CommitDrift(Config):
         return Breach(sentence, self.metric, latest, self.factor * lowest)
 
 
-class CodebookCollapse(Config):
+class CodebookCollapse(_Rule):
     """Most codes are never chosen: the tokenizer says little, however well it reconstructs.
 
     Stops when `metric` was below `floor` in the last `patience` reports, and the latest is not
@@ -149,7 +153,7 @@ class CodebookCollapse(Config):
         return Breach(sentence, self.metric, values[-1], self.floor)
 
 
-class Divergence(Config):
+class Divergence(_Rule):
     """The task's own loss exceeds `factor` times its minimum so far: the run is getting worse."""
 
     kind: Literal["divergence"] = "divergence"
@@ -177,15 +181,54 @@ class Divergence(Config):
         return Breach(sentence, self.metric, latest, self.factor * lowest)
 
 
-Guard = Annotated[
-    CommitClimb | CommitDrift | CodebookCollapse | Divergence, Field(discriminator="kind")
-]
-GUARDS: dict[str, type[CommitClimb | CommitDrift | CodebookCollapse | Divergence]] = {
+class Plateau(_Rule):
+    """The task no longer improves: what the run has learned in its last epochs is next to nothing.
+
+    Stops when the best so far is not below the best of `patience` reports ago by a share of
+    `improvement`; without `patience`, not below the first report. The latter is for runs that
+    never leave the level of the untrained model. A schedule that anneals the learning rate wakes
+    many a run late, so a short patience stops good ones: see its certificate.
+    """
+
+    kind: Literal["plateau"] = "plateau"
+    metric: str = "val/traj"
+    patience: int | None = Field(None, ge=1)
+    improvement: float = Field(0.05, ge=0, lt=1)
+    min_epochs: int = Field(6, ge=2)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The metrics without which it is silent."""
+        return (self.metric,)
+
+    def check(self, history: History) -> Breach | None:
+        """Why the run should stop, or None."""
+        values = list(_finite(history, self.metric).values())
+        patience = len(values) - 1 if self.patience is None else self.patience
+        if not _reported(history, self.metric, self.min_epochs) or not 0 < patience < len(values):
+            return None
+        best, before = min(values), min(values[: len(values) - patience])
+        limit = (1 - self.improvement) * before
+        if best <= limit:
+            return None
+        sentence = (
+            f"{self.metric} {best:.4g} is not {self.improvement:.1%} below the {before:.4g} of "
+            f"{patience} reports ago"
+        )
+        return Breach(sentence, self.metric, best, limit)
+
+
+GUARDS: dict[str, type[CommitClimb | CommitDrift | CodebookCollapse | Divergence | Plateau]] = {
     "commit_climb": CommitClimb,
     "commit_drift": CommitDrift,
     "codebook_collapse": CodebookCollapse,
     "divergence": Divergence,
+    "plateau": Plateau,
 }
+Guard = Annotated[
+    CommitClimb | CommitDrift | CodebookCollapse | Divergence | Plateau,
+    Field(discriminator="kind"),
+]
 
 
 class NonfiniteGradients(Config):

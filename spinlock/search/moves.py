@@ -1,0 +1,78 @@
+"""What a free worker does next: one function from the ledger to a move.
+
+Pure, as the rules are: live, resumed or replayed, the same log gives the same moves.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spinlock.search.events import State, Verdict
+from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.space import Objective, Promotion
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Take up the trial that waits at this rung."""
+
+    trial: int
+    rung: int
+
+
+Move = Promote | Literal["new", "wait", "end"]
+
+
+def next_move(ledger: Ledger) -> Move:
+    """Take up a paused trial, begin a new one, wait for those under way, or end the search."""
+    study = ledger.study
+    if isinstance(study.scheduler, Promotion) and study.compared is not None:
+        for rung in sorted(ledger.rungs, reverse=True):
+            for number in _best(ledger, rung, study.scheduler, study.compared):
+                if ledger.trials[number].paused == rung:
+                    return Promote(number, rung)
+    if ledger.left:
+        return "new"
+    waits = isinstance(study.scheduler, Promotion) and ledger.under_way
+    return "wait" if waits else "end"
+
+
+def unpromoted(ledger: Ledger, trial: Trial, *, epochs: int) -> Verdict:
+    """Why a trial of `epochs` epochs goes on no more from the rung where it is paused."""
+    rung, study = trial.paused, ledger.study
+    if rung is None or not isinstance(study.scheduler, Promotion) or study.compared is None:
+        raise ValueError(f"trial {trial.number} is not paused")
+    values, goal = ledger.rungs[rung], study.compared
+    order = _ordered(values, goal)
+    allowed = _allowed(len(order), study.scheduler)
+    place = order.index(trial.number) + 1
+    go_on = f"the best {allowed} go on" if allowed else "too few for any to go on"
+    numbers: dict[str, float] = {"epoch": trial.epochs, "saved": epochs - trial.epochs}
+    numbers |= {"rung": rung, "compared": len(order), "value": values[trial.number]}
+    if allowed:
+        numbers["limit"] = values[order[allowed - 1]]
+    return Verdict(
+        state=State.PRUNED,
+        rule="promotion",
+        sentence=(
+            f"promotion: {goal.metric} {values[trial.number]:.4g} at epoch {trial.epochs} is "
+            f"number {place} of {len(order)}: {go_on}"
+        ),
+        metric=goal.metric,
+        numbers=numbers,
+    )
+
+
+def _best(ledger: Ledger, rung: int, promotion: Promotion, goal: Objective) -> list[int]:
+    """Those of a rung that may go on, the best first."""
+    order = _ordered(ledger.rungs[rung], goal)
+    return order[: _allowed(len(order), promotion)]
+
+
+def _allowed(come: int, promotion: Promotion) -> int:
+    return int(come / promotion.reduction_factor)
+
+
+def _ordered(values: dict[int, float], goal: Objective) -> list[int]:
+    """Trials of a rung, the best first; of equals the first."""
+    sign = 1.0 if goal.mode == "min" else -1.0
+    return sorted(values, key=lambda number: (sign * values[number], number))

@@ -1,0 +1,108 @@
+"""Recorded runs under our own decisions and under others' code."""
+
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from spinlock import cli
+from spinlock.errors import ConfigError
+from spinlock.search.bench import (
+    by,
+    choose_rungs,
+    everything,
+    measure,
+    one_epoch_then_three,
+    ours,
+    pools,
+)
+from spinlock.search.bench_peers import ray_asha
+from spinlock.search.recorded import Recorded, Run, shipped
+from spinlock.search.simulation import simulate
+from spinlock.search.space import Objective
+from spinlock.search.trainables import TRAINABLES
+
+
+@pytest.fixture(params=TRAINABLES)
+def recorded(request: pytest.FixtureRequest) -> Recorded:
+    found = shipped(request.param)
+    assert found is not None
+    return found
+
+
+def test_our_asha_spends_and_finds_what_rays_does_on_every_pool(recorded: Recorded) -> None:
+    """Runs that end by themselves excepted, which Ray's would go on with."""
+    sound = [run for run in recorded.half("test") if run.stop is None]
+    for pool in pools(sound, 64, 3):
+        found = [
+            simulate(make(64, recorded.objective, recorded.epochs), pool, recorded.objective)
+            for make in (ours({"kind": "asha"}), ray_asha)
+        ]
+        assert found[0] == found[1]
+
+
+def test_training_everything_costs_everything_and_finds_the_best(recorded: Recorded) -> None:
+    given = pools(recorded.half("choose"), 16, 4)
+    row = measure("all", by(everything), given, recorded)
+    assert (row.share, row.hits, row.regret) == (1.0, 4, 0.0)
+    assert row.interval[0] < 1.0 == row.interval[1]
+
+
+def test_one_epoch_and_the_best_three_is_just_that(recorded: Recorded) -> None:
+    sound = [run for run in recorded.half("test") if run.stop is None]
+    (pool,) = pools(sound, 32, 1)
+    make = one_epoch_then_three(32, recorded.objective, recorded.epochs)
+    found = simulate(make, pool, recorded.objective)
+    assert found.epochs == 32 + 3 * (recorded.epochs - 1)
+    order = sorted(pool, key=lambda run: run.history[1][recorded.objective.metric])
+    assert found.best == min(run.best(recorded.objective) for run in order[:3])
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "promotion", "none"])
+def test_a_nan_ends_its_trial_at_once_and_changes_no_decision_about_others(scheduler: str) -> None:
+    def run(number: int, *, nan_from: int = 99) -> Run:
+        rows = {
+            epoch: {
+                "val/traj": math.nan if epoch >= nan_from else 1.0 + number / epoch,
+                "seconds": 1.0 + number / 7,
+            }
+            for epoch in range(1, 10)
+        }
+        return Run(number, 0, "test", rows)
+
+    healthy = [run(number) for number in range(12)]
+    sick = run(12, nan_from=1)
+    make = ours({"kind": scheduler, **({"rungs": [2, 5]} if scheduler != "none" else {})})
+    without = simulate(make(12, Objective(), 9), healthy, Objective(), workers=12)
+    beside = simulate(make(13, Objective(), 9), [*healthy, sick], Objective(), workers=13)
+    assert beside.nonfinite == 1
+    assert (beside.epochs - 1, beside.best) == (without.epochs, without.best)
+
+
+def test_rungs_are_chosen_on_the_half_for_choosing_alone(recorded: Recorded) -> None:
+    chosen = choose_rungs(recorded, seeds=2, size=24)
+    blind = Recorded(
+        recorded.name,
+        tuple(run for run in recorded.runs if run.half == "choose"),
+        recorded.objective,
+        recorded.epochs,
+        recorded.facts,
+    )
+    assert choose_rungs(blind, seeds=2, size=24) == chosen
+
+
+def test_the_bench_prints_its_tables_and_draws_them(tmp_path) -> None:
+    arguments = ["bench", "vqvae", "--seeds", "2", "--pool", "16", "--out", str(tmp_path)]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "bench_vqvae.md").read_text()
+    for method in ("train everything", "Ray's ASHA", "Optuna's median", "promotion, rungs chosen"):
+        assert f"| {method} |" in page
+    assert "| all of them |" in page
+    assert (tmp_path / "bench_vqvae.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pool_larger_than_what_was_recorded_is_refused() -> None:
+    done = CliRunner().invoke(cli.app, ["bench", "noa", "--pool", "999"])
+    assert isinstance(done.exception, ConfigError)
+    assert "the half for testing has 100 runs" in str(done.exception)

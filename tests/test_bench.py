@@ -43,7 +43,7 @@ def test_our_asha_spends_and_finds_what_rays_does_on_every_pool(recorded: Record
 
 def test_training_everything_costs_everything_and_finds_the_best(recorded: Recorded) -> None:
     given = pools(recorded.half("choose"), 16, 4)
-    row = measure("all", by(everything), given, recorded)
+    (row,) = measure({"all": by(everything)}, given, recorded)
     assert (row.share, row.hits, row.regret) == (1.0, 4, 0.0)
     assert row.interval[0] < 1.0 == row.interval[1]
 

@@ -17,7 +17,7 @@ name: tiny
 trials: 3
 resources: {execution: in_process}
 searcher: {kind: random}
-guards: [{kind: commit_climb, factor: 1.5}]
+guards: [{kind: commit_climb}]
 training:
   epochs: 2
   rollout: {timesteps: 8}

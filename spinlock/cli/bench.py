@@ -17,7 +17,7 @@ def bench_decisions(
     ] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Pools of runs.")] = 100,
     pool: Annotated[int, typer.Option(min=4, help="Runs in a pool.")] = 64,
-    jobs: Annotated[int, typer.Option(min=1, help="Methods measured at a time.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Pieces measured at a time.")] = 4,
     out: Annotated[
         Path | None, typer.Option(help="Also write the tables (.md) and a picture (.png) here.")
     ] = None,

@@ -121,13 +121,49 @@ def pools(runs: Sequence[Run], size: int, seeds: int) -> list[list[Run]]:
     return [random.Random(seed).sample(list(runs), size) for seed in range(seeds)]
 
 
-def measure(name: str, method: Method, given: Sequence[list[Run]], recorded: Recorded) -> Row:
-    """One method on every pool."""
-    objective, outcomes, regrets = recorded.objective, list[Outcome](), list[float]()
-    for seed, pool in enumerate(given):
-        found = method(pool, recorded, seed)
-        best = min((run.best(objective) for run in pool), key=lambda v: _signed(v, objective))
-        outcomes.append(found)
+def measure(
+    methods: Mapping[str, Method],
+    given: Sequence[list[Run]],
+    recorded: Recorded,
+    *,
+    jobs: int = 1,
+) -> list[Row]:
+    """Every method on the same pools, `jobs` pieces at a time, in forks: methods are functions."""
+    global _shared
+    _shared = methods, given, recorded
+    pieces = [
+        (name, range(first, min(first + _PIECE, len(given))))
+        for name in methods
+        for first in range(0, len(given), _PIECE)
+    ]
+    found: dict[str, list[Outcome]] = {name: [] for name in methods}
+    if jobs == 1:
+        done = [_piece(piece) for piece in pieces]
+    else:
+        with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+            done = list(pool.map(_piece, pieces))
+    for (name, _), outcomes in zip(pieces, done, strict=True):
+        found[name] += outcomes
+    return [_row(name, outcomes, given, recorded) for name, outcomes in found.items()]
+
+
+_PIECE = 10  # pools
+_shared: tuple[Mapping[str, Method], Sequence[list[Run]], Recorded] | None = None
+
+
+def _piece(piece: tuple[str, range]) -> list[Outcome]:
+    if _shared is None:
+        raise RuntimeError("called from without measure")
+    (name, part), (methods, given, recorded) = piece, _shared
+    return [methods[name](given[seed], recorded, seed) for seed in part]
+
+
+def _row(
+    name: str, outcomes: Sequence[Outcome], given: Sequence[list[Run]], recorded: Recorded
+) -> Row:
+    goal, regrets = recorded.objective, list[float]()
+    for pool, found in zip(given, outcomes, strict=True):
+        best = min((run.best(goal) for run in pool), key=lambda value: _signed(value, goal))
         regrets.append(abs(found.best - best) / abs(best))
     epochs = statistics.fmean(outcome.epochs for outcome in outcomes)
     full = statistics.fmean(sum(max(run.history) for run in pool) for pool in given)
@@ -143,26 +179,6 @@ def measure(name: str, method: Method, given: Sequence[list[Run]], recorded: Rec
     )
 
 
-def measure_all(
-    methods: Mapping[str, Method], given: Sequence[list[Run]], recorded: Recorded, *, jobs: int = 2
-) -> list[Row]:
-    """Every method on the same pools, `jobs` of them at a time, in forks: they hold functions."""
-    global _shared
-    _shared = methods, given, recorded
-    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
-        return list(pool.map(_measured, methods))
-
-
-_shared: tuple[Mapping[str, Method], Sequence[list[Run]], Recorded] | None = None
-
-
-def _measured(name: str) -> Row:
-    if _shared is None:
-        raise RuntimeError("not in a fork of measure_all")
-    methods, given, recorded = _shared
-    return measure(name, methods[name], given, recorded)
-
-
 def _signed(value: float, objective: Objective) -> float:
     return value if objective.mode == "min" else -value
 
@@ -175,14 +191,15 @@ CANDIDATES = tuple(
 
 
 def choose_rungs(
-    recorded: Recorded, *, seeds: int = 100, size: int = 64, least: float = 0.95
+    recorded: Recorded, *, seeds: int = 100, size: int = 64, least: float = 0.95, jobs: int = 1
 ) -> Promotion:
     """The cheapest candidate that finds the best in a share `least` of pools of the choosing half.
 
     If none does, the one that finds it most often. Rungs are in epochs of the recorded runs.
     """
     given = pools(recorded.half("choose"), size, seeds)
-    rows = [measure("", by(ours(c.model_dump())), given, recorded) for c in CANDIDATES]
+    every = {str(index): by(ours(c.model_dump())) for index, c in enumerate(CANDIDATES)}
+    rows = measure(every, given, recorded, jobs=jobs)
     good = [(row.epochs, index) for index, row in enumerate(rows) if row.hit >= least]
     if good:
         return CANDIDATES[min(good)[1]]

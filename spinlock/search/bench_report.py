@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from spinlock.artifact import provenance
 from spinlock.search import bench
 from spinlock.search.bench import Maker, Method, Row, by, everything, one_epoch_then_three, ours
 from spinlock.search.bench_peers import optuna_pruner, ray_asha
@@ -29,19 +30,22 @@ class Report:
 
 def report(recorded: Recorded, name: str, *, seeds: int, size: int, jobs: int) -> Report:
     """Every method on pools of the half for testing, and on the same with runs that go NaN."""
-    chosen = bench.choose_rungs(recorded, seeds=seeds, size=size)
+    chosen = bench.choose_rungs(recorded, seeds=seeds, size=size, jobs=jobs)
     guards = [guard.model_dump() for guard in CERTIFIED.get(name, ())]
     every, test = methods(chosen, guards), recorded.half("test")
     given = bench.pools(test, size, seeds)
-    rows = bench.measure_all(every, given, recorded, jobs=jobs)
+    rows = bench.measure(every, given, recorded, jobs=jobs)
     sick = [
         [_turned(run) if i % _NAN_EVERY == 0 else run for i, run in enumerate(pool)]
-        for pool in given
+        for pool in given[: max(2, seeds // 4)]
     ]
-    sick_rows = bench.measure_all(every, sick, recorded, jobs=jobs)
-    goal = recorded.objective
+    sick_rows = bench.measure(every, sick, recorded, jobs=jobs)
+    goal, facts = recorded.objective, provenance()
     lines = [
         f"# Decisions on recorded runs: {name}",
+        "",
+        f"Made by `spinlock bench {name}`, commit {facts['commit']}, {facts['created'][:10]}; runs "
+        f"recorded on {recorded.facts.get('machine', 'a machine that is not told')}.",
         "",
         f"{len(test)} runs of {recorded.epochs} epochs, the half that nothing was chosen on; "
         f"{seeds} pools of {size} of them, four workers in simulated time. A pool's best is found "
@@ -60,7 +64,7 @@ def report(recorded: Recorded, name: str, *, seeds: int, size: int, jobs: int) -
             for row in rows
         ),
         "",
-        f"The same with every {_NAN_EVERY}th run NaN from epoch {_NAN_FROM} on:",
+        f"{len(sick)} of the pools with every {_NAN_EVERY}th run NaN from epoch {_NAN_FROM} on:",
         "",
         "| method | epochs | NaN epochs | best found |",
         "|---|---|---|---|",
@@ -117,13 +121,19 @@ def draw(rows: Sequence[Row], path: Path, *, title: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
-    for row in rows:
+    colours = mpl.color_sequences["tab20"]
+    for index, row in enumerate(rows):
         low, high = row.interval
-        error = [[row.hit - low], [high - row.hit]]
-        mine = row.method.startswith(("asha", "guards", "promotion"))
-        ax.errorbar(100 * row.share, row.hit, error, fmt="o" if mine else "s", label=row.method)
+        ax.errorbar(
+            100 * row.share,
+            row.hit,
+            [[row.hit - low], [high - row.hit]],
+            fmt="o" if row.method.startswith(("asha", "guards", "promotion")) else "s",
+            color=colours[index % len(colours)],
+            label=row.method,
+        )
     ax.set(xlabel="epochs, % of training everything", ylabel="pools with the best found within 2 %")
-    ax.set(title=title, ylim=(0, 1.05), xscale="log")
+    ax.set(title=title, ylim=(0, 1.05), xlim=(0, 105))
     ax.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

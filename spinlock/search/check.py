@@ -153,6 +153,10 @@ def _objective_faults(
         if scheduler.metric is not None:
             ranking["scheduler", "metric"] = scheduler.metric
         faults += _rung_faults(study, scheduler)
+    for index, goal in enumerate(study.goals):
+        where = ("objectives", index) if study.objectives else ("objective",)
+        for place, limit in enumerate(goal.subject_to):
+            ranking[*where, "subject_to", place, "metric"] = limit.metric
     for path, metric in ranking.items():
         named = ".".join(map(str, path))
         weights = [key for key in study.space if key in trainable.weighed.get(metric, ())]

@@ -13,7 +13,9 @@ Scores = tuple[float, ...]
 
 
 def scores(metrics: Mapping[str, float], objectives: Sequence[Objective]) -> Scores | None:
-    """The objectives' values in `metrics`; None unless each is there and finite."""
+    """The objectives' values in `metrics`; None unless each is finite and every limit is kept."""
+    if any(limit.excess(metrics) > 0 for goal in objectives for limit in goal.subject_to):
+        return None
     found = tuple(metrics.get(objective.metric, math.nan) for objective in objectives)
     return found if all(map(math.isfinite, found)) else None
 

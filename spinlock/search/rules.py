@@ -40,6 +40,7 @@ def judge(
     """
     study = ledger.study
     needed = {goal.metric for goal in (*study.goals, study.compared) if goal is not None}
+    needed |= {limit.metric for limit in study.limits}
     at = {"epoch": float(epoch), "saved": float(epochs - epoch)}
     if stop is not None and stop.kind in ("nonfinite", "memory"):
         return Verdict(

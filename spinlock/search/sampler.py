@@ -1,6 +1,6 @@
 """Optuna, told the truth: one Optuna trial per trial of ours, with the same number and fate.
 
-    COMPLETED            COMPLETE with the value of the best epoch
+    COMPLETED            COMPLETE with the value of the best epoch; PRUNED if none keeps the limits
     PRUNED               PRUNED with every intermediate value
     GUARDED, INFEASIBLE  PRUNED, and the constraint named after the rule is 1 (violated)
     FAILED               FAIL, which samplers pass over: nothing was learned about the point
@@ -140,17 +140,18 @@ class Sampler:
             case State.FAILED:
                 self.study.tell(mine, state=TrialState.FAIL)
             case State.COMPLETED:
-                self._constrain(mine, violated=None)
+                self._constrain(mine, violated=None, trial=trial)
                 best = trial.best(self._settings.goals)
                 if best is None:
-                    raise RuntimeError(f"trial {trial.number} completed without a finite value")
-                mine.set_user_attr("best_epoch", best[0])
-                self.study.tell(mine, list(best[1]))
+                    self.study.tell(mine, state=TrialState.PRUNED)
+                else:
+                    mine.set_user_attr("best_epoch", best[0])
+                    self.study.tell(mine, list(best[1]))
             case State.PRUNED:
-                self._constrain(mine, violated=None)
+                self._constrain(mine, violated=None, trial=trial)
                 self.study.tell(mine, state=TrialState.PRUNED)
             case State.GUARDED | State.INFEASIBLE:
-                self._constrain(mine, violated=trial.verdict.rule)
+                self._constrain(mine, violated=trial.verdict.rule, trial=trial)
                 self.study.tell(mine, state=TrialState.PRUNED)
             case State.RUNNING | State.PAUSED | State.INTERRUPTED:
                 raise RuntimeError(f"a verdict cannot be {trial.verdict.state}")
@@ -169,12 +170,16 @@ class Sampler:
                 mine.report(value, step=epoch)
             self._told[trial.number] = epoch
 
-    def _constrain(self, trial: OptunaTrial, *, violated: str | None) -> None:
-        known = self.study.get_trials(deepcopy=False)[trial.number].constraints
-        for rule in self._rules:
-            if rule in known:  # by a driver that was killed in the middle of telling
-                continue
-            trial.set_constraint(rule, 1.0 if rule == violated else 0.0)
+    def _constrain(self, mine: OptunaTrial, *, violated: str | None, trial: Trial) -> None:
+        """By rule whether it ended the trial; by limit the least that an epoch was outside."""
+        known = self.study.get_trials(deepcopy=False)[mine.number].constraints
+        told = {rule: 1.0 if rule == violated else 0.0 for rule in self._rules}
+        for limit in self._settings.limits:
+            least = min(map(limit.excess, trial.history.values()), default=math.inf)
+            told[str(limit)] = least if math.isfinite(least) else 1.0
+        for name, value in told.items():
+            if name not in known:  # else by a driver that was killed in the middle of telling
+                mine.set_constraint(name, value)
 
     def _mend(self, ledger: Ledger) -> None:
         """Enter what the log knows and the study does not, then queue the start points left."""

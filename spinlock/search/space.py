@@ -3,6 +3,7 @@
 Imports neither Ray nor Optuna, so a space can be checked anywhere.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,44 @@ from spinlock.search.parameter import Parameter, Scalar
 from spinlock.training.guards import Guard
 
 
+class Limit(Config):
+    """A bound that an epoch's metric must keep: at most `max`, at least `min`."""
+
+    metric: str
+    max: float | None = None
+    min: float | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Limit":
+        if self.max is None and self.min is None:
+            raise ValueError(f"a limit of {self.metric} needs max, min, or both")
+        return self
+
+    def excess(self, metrics: Mapping[str, float]) -> float:
+        """By how much the metric is outside, at most 0 inside; infinite where it is not there."""
+        value = metrics.get(self.metric, math.nan)
+        if not math.isfinite(value):
+            return math.inf
+        beyond = (
+            value - self.max if self.max is not None else -math.inf,
+            self.min - value if self.min is not None else -math.inf,
+        )
+        return max(beyond)
+
+    def __str__(self) -> str:
+        low = "" if self.min is None else f"{self.min:g} <= "
+        return f"{low}{self.metric}{'' if self.max is None else f' <= {self.max:g}'}"
+
+
 class Objective(Config):
-    """A metric by which trials are ranked; a trial counts by its best epoch."""
+    """A metric by which trials are ranked; a trial counts by its best epoch.
+
+    Of the epochs that keep every limit of `subject_to`: one that does not counts for nothing.
+    """
 
     metric: str = "val/traj"
     mode: Literal["min", "max"] = "min"
+    subject_to: tuple[Limit, ...] = ()
 
     def better(self, value: float, than: float) -> bool:
         """Whether `value` is strictly better."""
@@ -169,6 +203,11 @@ class Study(Config):
     def goals(self) -> tuple[Objective, ...]:
         """The objectives, one or several."""
         return self.objectives or (self.objective or Objective(),)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What every epoch that counts must keep."""
+        return tuple(dict.fromkeys(limit for goal in self.goals for limit in goal.subject_to))
 
     @property
     def compared(self) -> Objective | None:

@@ -50,7 +50,8 @@ def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
                 f"with {settings(trial.parameters)}"
             )
     if not lines:
-        lines.append("best  none: no trial has a finite epoch")
+        kept = f" that keeps {' and '.join(map(str, study.limits))}" if study.limits else ""
+        lines.append(f"best  none: no trial has a finite epoch{kept}")
     first = ledger.trials.get(0)
     at = None if first is None else first.best(study.goals)
     if first is not None and study.start and at is not None:

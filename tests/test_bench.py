@@ -1,6 +1,8 @@
 """Recorded runs under our own decisions and under others' code."""
 
 import math
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 from typer.testing import CliRunner
@@ -17,10 +19,14 @@ from spinlock.search.bench import (
     pools,
 )
 from spinlock.search.bench_peers import ray_asha
+from spinlock.search.check import load_study
+from spinlock.search.forecast import forecast
 from spinlock.search.recorded import Recorded, Run, shipped
-from spinlock.search.simulation import simulate
+from spinlock.search.simulation import Ours, simulate
 from spinlock.search.space import Objective
 from spinlock.search.trainables import TRAINABLES
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(params=TRAINABLES)
@@ -89,6 +95,35 @@ def test_rungs_are_chosen_on_the_half_for_choosing_alone(recorded: Recorded) -> 
         recorded.facts,
     )
     assert choose_rungs(blind, seeds=2, size=24) == chosen
+
+
+def test_a_forecast_is_near_what_searches_of_the_same_study_spend() -> None:
+    changes = ["trials=64", "training.epochs=27", "start=[]"]
+    fixed = {"data.path": "d.h5", "tokenizer": "t"}
+    study = load_study(ROOT / "search_spaces/latent.yaml", TRAINABLES["noa"], changes, fixed=fixed)
+    expected = forecast(study, TRAINABLES["noa"], epochs=27)
+    assert expected is not None
+    found = shipped("noa")
+    assert found is not None
+    spent = [
+        simulate(Ours(study, 27), pool, Objective()).epochs
+        for pool in pools(found.half("test"), 64, 10)
+    ]
+    assert fmean(spent) == pytest.approx(expected.median, rel=0.15)
+    assert sum(expected.low <= each <= expected.high for each in spent) >= 7
+
+
+def test_nothing_is_forecast_where_nothing_is_recorded_or_nothing_is_stopped() -> None:
+    def ask(*changes: str) -> object:
+        fixed = {"data.path": "d.h5", "tokenizer": "t", "loss.lambda_tokens": 0.0}
+        path = ROOT / "search_spaces/latent.yaml"
+        return forecast(
+            load_study(path, TRAINABLES["noa"], changes, fixed=fixed), TRAINABLES["noa"], epochs=6
+        )
+
+    assert ask() is not None
+    assert ask("objective.metric=val/tokens") is None
+    assert ask("scheduler={kind: none}", "guards=[]") is None
 
 
 def test_the_bench_prints_its_tables_and_draws_them(tmp_path) -> None:

@@ -31,7 +31,7 @@ from spinlock.search.events import (
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.moves import unpromoted
 from spinlock.search.parameter import Scalar
-from spinlock.search.rules import Stop, judge
+from spinlock.search.rules import Stop, decide
 from spinlock.search.space import Study
 
 Listener = Callable[[Event, Ledger], None]
@@ -142,10 +142,15 @@ class Book:
                 f"epoch {epoch} was reported after epoch {trial.epochs}, and {due} was due",
             )
             return trial.verdict
-        verdict = judge(self.ledger, trial, epoch, metrics, stop, epochs=reporting[-1])
+        verdict, spared = decide(self.ledger, trial, epoch, metrics, stop, epochs=reporting[-1])
         self._write(
             Reported(
-                time=time.time(), trial=number, epoch=epoch, metrics=dict(metrics), verdict=verdict
+                time=time.time(),
+                trial=number,
+                epoch=epoch,
+                metrics=dict(metrics),
+                verdict=verdict,
+                spared=spared,
             )
         )
         return verdict

@@ -111,13 +111,14 @@ class Promoted(_Event):
 
 
 class Reported(_Event):
-    """An epoch is acknowledged; with a verdict the trial ends here."""
+    """An epoch is acknowledged; with a verdict the trial ends here, with `spared` it would have."""
 
     event: Literal["epoch"] = "epoch"
     trial: int
     epoch: int = Field(ge=1)
     metrics: dict[str, float]
     verdict: Verdict | None = None
+    spared: Verdict | None = None
 
 
 class Ended(_Event):

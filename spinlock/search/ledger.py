@@ -42,6 +42,7 @@ class Trial:
     crashes: list[str] = field(default_factory=list)
     history: dict[int, dict[str, float]] = field(default_factory=dict)
     verdict: Verdict | None = None
+    spared: Verdict | None = None  # what an audited trial would have ended by
     paused: int | None = None  # the rung at which it waits
     promoted: set[int] = field(default_factory=set)  # rungs from which it went on
 
@@ -80,7 +81,8 @@ class Ledger:
 
     They stand in order of arrival, each from its trial's first report at or after the rung. Only
     healthy trials: one that a guard, a NaN or memory ends is taken out of every rung, so that it
-    never again raises the bar for others (Determined's InvalidHP does so).
+    never again raises the bar for others (Determined's InvalidHP does so). An audited one passes
+    no rung after that where it would have ended, so that others are judged as if it had.
     """
 
     def __init__(self) -> None:
@@ -168,7 +170,7 @@ class Ledger:
                 f"trial {event.trial}, which waits at rung {trial.paused}, cannot report."
             )
         scheduler, compared = self.study.scheduler, self.study.compared
-        if isinstance(scheduler, Rungs) and compared is not None:
+        if isinstance(scheduler, Rungs) and compared is not None and trial.spared is None:
             rung = scheduler.passed(after=trial.epochs, epoch=event.epoch)
             value = event.metrics.get(compared.metric, math.nan)
             if rung is not None and math.isfinite(value):
@@ -177,6 +179,9 @@ class Ledger:
                     trial.paused = rung
         trial.history[event.epoch] = event.metrics
         trial.reported = event.time if trial.reported is None else trial.reported
+        if event.spared is not None:
+            trial.spared = event.spared
+            self._leave_rungs(trial, event.spared)
         if event.verdict is not None:
             self._end(trial, event.verdict, event.time)
 
@@ -193,6 +198,9 @@ class Ledger:
 
     def _end(self, trial: Trial, verdict: Verdict, time: float) -> None:
         trial.verdict, trial.ended, trial.paused = verdict, time, None
+        self._leave_rungs(trial, verdict)
+
+    def _leave_rungs(self, trial: Trial, verdict: Verdict) -> None:
         if verdict.state in (State.GUARDED, State.INFEASIBLE):
             for values in self.rungs.values():
                 values.pop(trial.number, None)

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from spinlock.config import as_yaml, dotted, parse, replace
+from spinlock.search.forecast import forecast
 from spinlock.search.report import settings
 from spinlock.search.space import Rungs, Study
 from spinlock.search.trainable import Trainable
@@ -27,6 +28,9 @@ def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: 
         ]
         rungs = ", ".join(str(e) for e in dict.fromkeys(passed) if e < reporting[-1]) or "no epoch"
         console.print(f"{reporting[-1]} epochs a trial; compared with others after {rungs}.")
+    expected = forecast(study, trainable, epochs=reporting[-1])
+    if expected is not None:
+        console.print(f"Expected: {expected}.", highlight=False, soft_wrap=True)
     begin = f"{len(study.start)} start points, then " if study.start else ""
     budget = study.budget
     for limit in (

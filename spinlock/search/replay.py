@@ -16,7 +16,7 @@ from spinlock.search.events import Ended, Event, Promoted, Reported, StudyOpened
 from spinlock.search.ledger import Ledger, read_log
 from spinlock.search.moves import Promote, next_move, unpromoted
 from spinlock.search.report import settings
-from spinlock.search.rules import Stop, judge
+from spinlock.search.rules import Stop, decide
 from spinlock.search.sampler import Sampler
 from spinlock.search.trainable import Trainable
 
@@ -114,15 +114,16 @@ class _Walk:
             else None
         )
         trial = self._ledger.trials[event.trial]
-        derived = judge(
+        derived = decide(
             self._ledger, trial, event.epoch, event.metrics, stop, epochs=self._epochs(event.trial)
         )
         self.found.reports += 1
-        if derived != recorded:
-            self.found.differences.append(
-                f"trial {event.trial}, epoch {event.epoch}: the log has "
-                f"{_told(recorded)}, and derived is {_told(derived)}"
-            )
+        for had, found in zip((recorded, event.spared), derived, strict=True):
+            if had != found:
+                self.found.differences.append(
+                    f"trial {event.trial}, epoch {event.epoch}: the log has {_told(had)}, and "
+                    f"derived is {_told(found)}"
+                )
 
     def _epochs(self, number: int) -> int:
         opened = self._ledger.opened

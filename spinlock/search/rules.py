@@ -24,6 +24,24 @@ class Stop:
     sentence: str
 
 
+def decide(
+    ledger: Ledger,
+    trial: Trial,
+    epoch: int,
+    metrics: Mapping[str, float],
+    stop: Stop | None,
+    *,
+    epochs: int,
+) -> tuple[Verdict | None, Verdict | None]:
+    """The verdict on a report, and the one that the trial is spared since it is audited."""
+    found = judge(ledger, trial, epoch, metrics, stop, epochs=epochs)
+    stopped = found is not None and found.state in (State.GUARDED, State.PRUNED)
+    if not stopped or not ledger.study.audits(trial.number):
+        return found, None
+    spared = found if trial.spared is None else None
+    return _completed(epoch, stop, epochs=epochs), spared
+
+
 def judge(
     ledger: Ledger,
     trial: Trial,
@@ -73,18 +91,27 @@ def judge(
                 metric=breach.metric,
                 numbers=at | {"value": breach.value, "limit": breach.limit},
             )
-    if stop is not None:
-        sentence = _sentence(stop.sentence)
-        return Verdict(state=State.COMPLETED, rule=stop.kind, sentence=sentence, numbers=at)
-    if epoch >= epochs:
-        sentence = f"ran all {epochs} epochs"
-        return Verdict(state=State.COMPLETED, rule="completed", sentence=sentence, numbers=at)
+    done = _completed(epoch, stop, epochs=epochs)
+    if done is not None:
+        return done
     if isinstance(study.scheduler, ASHA) and study.compared is not None:
         rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
         if rung is not None and trial.number >= study.scheduler.spare:
             value = metrics[study.compared.metric]
             before = ledger.rungs.get(rung, {})
             return _compare(study.compared, study.scheduler, before, value, at | {"rung": rung})
+    return None
+
+
+def _completed(epoch: int, stop: Stop | None, *, epochs: int) -> Verdict | None:
+    """The end of a trial that was left to itself; None before it."""
+    at = {"epoch": float(epoch), "saved": float(epochs - epoch)}
+    if stop is not None:
+        sentence = _sentence(stop.sentence)
+        return Verdict(state=State.COMPLETED, rule=stop.kind, sentence=sentence, numbers=at)
+    if epoch >= epochs:
+        sentence = f"ran all {epochs} epochs"
+        return Verdict(state=State.COMPLETED, rule="completed", sentence=sentence, numbers=at)
     return None
 
 

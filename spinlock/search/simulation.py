@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from spinlock.search.events import Ended, Promoted, Reported, StudyOpened, Suggested, Verdict
+from spinlock.search.events import Ended, Promoted, Reported, StudyOpened, Suggested
 from spinlock.search.ledger import Ledger
 from spinlock.search.moves import Promote, next_move, unpromoted
 from spinlock.search.recorded import Run
-from spinlock.search.rules import Stop, judge
+from spinlock.search.rules import Stop, decide
 from spinlock.search.space import Objective, Study
 
 Metrics = dict[str, float]
@@ -67,11 +67,11 @@ class Ours:
 
     def goes_on(self, trial: int, epoch: int, metrics: Metrics, stop: Stop | None) -> bool:
         found = self.ledger.trials[trial]
-        verdict: Verdict | None = judge(
-            self.ledger, found, epoch, metrics, stop, epochs=self._epochs
-        )
+        verdict, spared = decide(self.ledger, found, epoch, metrics, stop, epochs=self._epochs)
         self.ledger.apply(
-            Reported(time=0, trial=trial, epoch=epoch, metrics=metrics, verdict=verdict)
+            Reported(
+                time=0, trial=trial, epoch=epoch, metrics=metrics, verdict=verdict, spared=spared
+            )
         )
         return verdict is None and found.paused is None
 

@@ -175,6 +175,7 @@ class Study(Config):
     searcher: Method = TPE()
     scheduler: Annotated[ASHA | Promotion | NoScheduler, Field(discriminator="kind")] = ASHA()
     guards: tuple[Guard, ...] = ()
+    audit: float = Field(0.0, ge=0, le=1)  # the share of stopped trials that run on, to be judged
     retries: int = Field(1, ge=0)  # of a trial whose process died or raised
     training: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Parameter] = Field(min_length=1)
@@ -238,6 +239,10 @@ class Study(Config):
     def configuration(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
         """The training section with searched `values` at their dotted paths."""
         return replace(self.training, values)
+
+    def audits(self, number: int) -> bool:
+        """Whether this trial runs on where a rung or a guard would stop it."""
+        return bool(np.random.default_rng([self.seed, number, 0xA0D17]).random() < self.audit)
 
     def planned(self, number: int) -> dict[str, Scalar] | None:
         """The point of trial `number`, where a plan says it and no start point comes first."""

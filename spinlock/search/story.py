@@ -96,6 +96,8 @@ def _rungs(ledger: Ledger, trial: Trial) -> Iterator[str]:
 
 def _end(trial: Trial) -> Iterator[str]:
     verdict = trial.verdict
+    if trial.spared is not None:
+        yield f"It is audited, so it ran on where it would have ended: {trial.spared.sentence}."
     if verdict is None:
         return
     yield f"It ended: {verdict.sentence}."

@@ -66,12 +66,37 @@ def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
             rules[trial.verdict.rule] = rules.get(trial.verdict.rule, 0) + 1
     stopped = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
     lines.append(f"stopped  {stopped or 'none'}")
+    lines += audit(ledger)
     spent, full = sum(t.epochs for t in ledger.trials.values()), epochs * len(ledger.trials)
     share = f" ({100 * spent / full:.0f} %)" if full else ""
     lines.append(
         f"epochs  {spent} of the {full} that all of these trials in full would take{share}"
     )
     lines.append(f"time  {_times(ledger)}")
+    return lines
+
+
+def audit(ledger: Ledger) -> list[str]:
+    """How the trials ended that were spared a stop: wrong is one that would have been the best."""
+    spared = [t for t in ledger.trials.values() if t.spared is not None and t.verdict is not None]
+    if not spared:
+        return []
+    order = [trial.number for trial in ranked(ledger)]
+    first = next((n for n in order if ledger.trials[n].spared is None), None)
+    better = order[: order.index(first)] if first is not None else order
+    wrong = [trial.number for trial in spared if trial.number in better]
+    lines = [
+        f"audit  {len(spared)} stopped trials ran on, and {len(wrong)} of them "
+        f"({len(wrong) / len(spared):.0%}) would have been the best"
+    ]
+    for trial in spared:
+        ended = (
+            f"number {order.index(trial.number) + 1} of {len(order)}"
+            if trial.number in order
+            else str(trial.state())
+        )
+        told = trial.spared.sentence if trial.spared is not None else ""
+        lines.append(f"       trial {trial.number} ended as {ended}, spared: {told}")
     return lines
 
 

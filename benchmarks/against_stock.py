@@ -116,10 +116,12 @@ def stock(given: Study, name: str, seed: int, seconds: float, place: Path) -> Fo
     begun = time.time()
     ray.init(num_cpus=AT_ONCE, include_dashboard=False, log_to_driver=False, logging_level="error")
     reported: Found = []
+    known: dict[str, int] = {}
 
     class Listener(tune.Callback):
         def on_trial_result(self, **info: Any) -> None:
-            result, number = info["result"], int(info["trial"].trial_id.rpartition("_")[2])
+            result = info["result"]
+            number = known.setdefault(info["trial"].trial_id, len(known))
             reported.append((result["at"] - begun, number, result[metric]))
 
     tune.Tuner(

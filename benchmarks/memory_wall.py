@@ -1,12 +1,13 @@
 """A space with a memory wall, searched under a real limit: how many trials run out of memory?
 
-    python benchmarks/memory_wall.py --work DIRECTORY [--trials 120]
+    python benchmarks/memory_wall.py --work DIRECTORY [--trials 120] [--arms 3]
 
 Every trial is a NOA trained by our trainer in a process whose address space is limited
 (RLIMIT_AS) to ROOM beyond what it begins with. Three searches of the same seed, each by our
 sampler: ours, which halves the micro-batch where memory runs out and calls infeasible what does
 not fit at all; the same trials as a trainer without that would have ended, told to the sampler as
-FAIL, which is how Ray tells them; and ours without a limit. Writes
+FAIL, which is how Ray tells them; and ours without a limit, which trains many of the largest
+networks and takes the longest. Finished searches in --work are not repeated. Writes
 benchmarks/results/memory_wall.md.
 """
 
@@ -50,6 +51,7 @@ SPACE = {
 def main(
     work: Annotated[Path, typer.Option(help="Where the data is kept, as by record.py.")],
     trials: Annotated[int, typer.Option(min=1)] = 120,
+    arms: Annotated[int, typer.Option(min=1, help="The first so many searches.")] = len(ARMS),
 ) -> None:
     given = ready("noa", work)
     fixed = {k: v for k, v in given.training.items() if k not in ("epochs", "data")}
@@ -65,7 +67,11 @@ def main(
     )
     with ThreadPoolExecutor(2) as pool:
         found = dict(
-            zip(ARMS, pool.map(lambda arm: search(study, arm, work / "wall"), ARMS), strict=True)
+            zip(
+                ARMS[:arms],
+                pool.map(lambda arm: search(study, arm, work / "wall"), ARMS[:arms]),
+                strict=True,
+            )
         )
     text = page(found, trials)
     with atomic_file(RESULT) as path:
@@ -74,7 +80,11 @@ def main(
 
 
 def search(study: Study, arm: str, work: Path) -> dict[str, Any]:
-    """One search, a trial after the other; what became of it."""
+    """One search, a trial after the other; what became of it, which is kept."""
+    kept = work / f"{ARMS.index(arm)}-{study.trials}.json"
+    if kept.exists():
+        known: dict[str, Any] = json.loads(kept.read_text())
+        return known
     place = work / f"{ARMS.index(arm)}-{time.time_ns()}"
     begun = time.perf_counter()
 
@@ -119,7 +129,7 @@ def search(study: Study, arm: str, work: Path) -> dict[str, Any]:
     scored = best.best(study.goals)
     book.close()
     done = [t for t in book.ledger.trials.values() if t.state() == State.COMPLETED]
-    return {
+    found = {
         "ran out": ran_out,
         "halved": halved,
         "completed": len(done),
@@ -127,6 +137,9 @@ def search(study: Study, arm: str, work: Path) -> dict[str, Any]:
         "parameters": best.parameters,
         "minutes": (time.perf_counter() - begun) / 60,
     }
+    with atomic_file(kept) as path:
+        path.write_text(json.dumps(found))
+    return found
 
 
 def train(config: Any, out: Path, room: int | None) -> None:

@@ -1,5 +1,7 @@
 """What fits: recognizing out-of-memory, and how much a run has used at its peak."""
 
+import ctypes
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -20,6 +22,19 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return type(error) is RuntimeError and any(text in str(error) for text in _HOST)
+
+
+def release(device: torch.device) -> None:
+    """Give back what a failed attempt has left behind, so that a smaller one finds it.
+
+    On the host the heap keeps freed blocks, in pieces too small for what a convolution asks for
+    at once; glibc gives their memory back when told.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def reset_peak(device: torch.device) -> None:

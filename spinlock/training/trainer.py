@@ -20,7 +20,7 @@ from spinlock.config import dotted
 from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.training import checkpoint, gradients, optim
 from spinlock.training.config import NOATraining, VQVAETraining
-from spinlock.training.memory import is_out_of_memory, peak_bytes, reset_peak
+from spinlock.training.memory import is_out_of_memory, peak_bytes, release, reset_peak
 from spinlock.training.parallel import World
 from spinlock.training.state import EpochReport, RunState, Stop, UpdateReport
 from spinlock.training.task import Task, same_facts
@@ -171,6 +171,7 @@ class Trainer:
                 told = _first(error)
             if self.state.micro_batch == 1:
                 raise _DoesNotFitError(told)
+            release(self.device)
             self.state.micro_batch //= 2
 
     def _gradients(self, items: list[int]) -> dict[str, float]:
@@ -182,8 +183,7 @@ class Trainer:
                 break
             self.optimizer.zero_grad()
             self.task.discard()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            release(self.device)
             if self.state.micro_batch == 1:
                 raise _DoesNotFitError(losses if isinstance(losses, str) else "on another rank")
             self.state.micro_batch = max(1, self.state.micro_batch // 2)

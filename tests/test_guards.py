@@ -165,12 +165,19 @@ def test_a_guard_survives_its_own_json(kind) -> None:
         (None, [1.0, 0.94, 0.94, 0.94], False),
         (2, [1.0, 0.5, 0.49, 0.49], True),
         (2, [1.0, 0.5, 0.49, 0.4], False),
+        (2, [1.0, 1.0, 1.0, 1.0], True),
         (4, [1.0, 1.0, 1.0, 1.0], False),  # not so many reports yet
     ],
 )
 def test_a_plateau_is_little_progress_since_so_many_reports(patience, values, stopped) -> None:
     guard = Plateau(patience=patience, improvement=0.05, min_epochs=2)
     assert (guard.check(one("val/traj", values)) is not None) == stopped
+
+
+def test_a_plateau_without_improvement_is_no_improvement_at_all() -> None:
+    guard = Plateau(improvement=0.0, min_epochs=2)
+    assert guard.check(one("val/traj", [1.0, 1.0])) is not None
+    assert guard.check(one("val/traj", [1.0, 0.999])) is None
 
 
 def test_a_climb_above_twice_the_minimum_is_told_with_its_numbers() -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from searching import Regression, RegressionConfig, RegressionTrainer, told
 from test_searcher_optuna import agree, load
 
-from spinlock.errors import SearchError
+from spinlock.errors import ConfigError, SearchError
 from spinlock.search.book import Book
+from spinlock.search.check import check
 from spinlock.search.events import EventLog, Promoted, State, read_events
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.moves import Promote, next_move
@@ -128,6 +129,43 @@ def test_who_waits_at_a_rung_is_told_as_such_and_why_it_went_no_further(tmp_path
     assert "of 12: the best 6 go on" in pruned.verdict.sentence
     assert pruned.verdict.numbers["saved"] == 6 - pruned.epochs
     assert "where it waits" in " ".join(explain(ledger, 0))
+
+
+def test_a_guard_that_would_stop_an_audited_trial_at_a_rung_lets_it_run_on(tmp_path: Path) -> None:
+    asked = study(
+        audit=1.0,
+        scheduler={"kind": "promotion", "rungs": [2, 4], "reduction_factor": 2},
+        guards=[{"kind": "plateau", "patience": 1, "improvement": 0.9, "min_epochs": 2}],
+    )
+    ledger = Alone(tmp_path, asked).go_on()
+    spared = [trial for trial in ledger.trials.values() if trial.spared is not None]
+    assert spared
+    assert {trial.state() for trial in spared} == {State.COMPLETED}
+    assert replay(tmp_path, KINDS).differences == []
+
+
+def test_a_spent_budget_leaves_those_that_wait_for_a_resume_with_more(tmp_path: Path) -> None:
+    ledger = Alone(tmp_path, study(budget={"epochs": 5})).go_on()
+    assert {trial.state() for trial in ledger.trials.values()} == {State.PAUSED}
+    more = Alone(tmp_path, study(), resume=True).go_on()
+    assert len(more.trials) == 12
+    assert not more.unfinished
+    assert replay(tmp_path, KINDS).differences == []
+
+
+def test_more_trials_after_the_end_are_promoted_whoever_was_given_up(tmp_path: Path) -> None:
+    first = Alone(tmp_path, study()).go_on()
+    given_up = {n for n, t in first.trials.items() if t.state() == State.PRUNED}
+    more = Alone(tmp_path, study(trials=24), resume=True).go_on()
+    assert any(more.trials[number].state() == State.COMPLETED for number in range(12, 24))
+    assert all(more.trials[number].state() == State.PRUNED for number in given_up)
+    assert replay(tmp_path, KINDS).differences == []
+
+
+def test_a_study_of_too_few_trials_for_any_to_end_is_refused() -> None:
+    asked = study(trials=5, scheduler={"kind": "promotion", "rungs": [1, 3]})
+    with pytest.raises(ConfigError, match=r"of 5 trials none would pass.*Ask for 9 trials"):
+        check(asked, Regression(), where="study")
 
 
 def test_a_log_without_one_of_its_promotions_is_refused(tmp_path: Path) -> None:

@@ -115,7 +115,12 @@ class Book:
         return self.ledger.trials[number]
 
     def conclude(self) -> list[int]:
-        """End the trials that wait at a rung: nobody will take them up. Their numbers."""
+        """End the trials that wait at a rung: nobody will take them up. Their numbers.
+
+        None once the budget is spent: they go on when a resume brings more.
+        """
+        if self.ledger.spent is not None:
+            return []
         waiting = [trial for trial in self.ledger.unfinished if trial.paused is not None]
         for trial in waiting:
             last = self._reporting(trial)[-1]
@@ -216,6 +221,8 @@ def _refuse_changes(
 def _settings(study: Study) -> dict[str, Any]:
     """A study's keys, its objectives in one form whether the file gave one, several or none."""
     goals = [goal.model_dump() for goal in study.goals]
+    guards = [guard.model_dump(exclude={"force"}) for guard in study.guards]
     return study.model_dump(mode="json", exclude={"objective", "objectives"}) | {
-        "objective": goals[0] if len(goals) == 1 else goals
+        "guards": guards,
+        "objective": goals[0] if len(goals) == 1 else goals,
     }

@@ -6,12 +6,13 @@ Optuna.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, replace
 from spinlock.errors import ConfigError
-from spinlock.search.space import Rungs, Study
+from spinlock.search.space import Promotion, Rungs, Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
 
@@ -208,6 +209,8 @@ def _rung_faults(study: Study, scheduler: Rungs) -> list[tuple[tuple[str | int, 
             "should be small or large: scheduler.mode: min or max."
         )
         return [(("scheduler", "metric"), message)]
+    if isinstance(scheduler, Promotion) and (told := _nobody_ends(study, scheduler)) is not None:
+        return [(("scheduler",), told)]
     if same is not None and scheduler.mode not in (None, same):
         message = (
             f"scheduler.mode: {scheduler.mode}, and the objective {scheduler.metric} is to be "
@@ -215,3 +218,23 @@ def _rung_faults(study: Study, scheduler: Rungs) -> list[tuple[tuple[str | int, 
         )
         return [(("scheduler", "mode"), message)]
     return []
+
+
+def _nobody_ends(study: Study, scheduler: Promotion) -> str | None:
+    """What is wrong where so few trials begin that none is promoted from the last rung."""
+    epochs = dotted(study.training).get("epochs")
+    rungs = scheduler.before(epochs) if isinstance(epochs, int) else ()
+
+    def through(trials: int) -> int:
+        for _ in rungs:
+            trials = int(trials / scheduler.reduction_factor)
+        return trials
+
+    if through(study.trials):
+        return None
+    needed = next(n for n in count(study.trials) if through(n))
+    return (
+        f"scheduler: of {study.trials} trials none would pass the rungs {list(rungs)} with a "
+        f"reduction_factor of {scheduler.reduction_factor:g}, so none would be trained to its end. "
+        f"Ask for {needed} trials, fewer rungs, or a lower factor."
+    )

@@ -37,16 +37,18 @@ def forecast(study: Study, trainable: Trainable, *, epochs: int) -> Forecast | N
     recorded = shipped(trainable.name)
     if recorded is None or (isinstance(study.scheduler, NoScheduler) and not study.guards):
         return None
+    if study.budget.hours is not None:  # how long an epoch takes is not known
+        return None
     needed = {goal.metric for goal in (*study.goals, study.compared) if goal is not None}
     needed |= {limit.metric for limit in study.limits}
     if not needed <= recorded.metrics:
         return None
     runs = [_paced(run, epochs, recorded) for run in recorded.runs if run.seed == 0]
-    spent = []
+    spent, workers = [], study.resources.concurrent or 4
     for game in range(_GAMES):
         pool = random.Random(game).choices(runs, k=study.trials)
         decider = Ours(study, epochs)
-        spent.append(simulate(decider, pool, study.goals[0]).epochs)
+        spent.append(simulate(decider, pool, study.goals[0], workers=workers).epochs)
     ninths = statistics.quantiles(spent, n=20)
     return Forecast(
         low=round(ninths[0]),

@@ -44,7 +44,6 @@ class Trial:
     verdict: Verdict | None = None
     spared: Verdict | None = None  # what an audited trial would have ended by
     paused: int | None = None  # the rung at which it waits
-    promoted: set[int] = field(default_factory=set)  # rungs from which it went on
 
     @property
     def epochs(self) -> int:
@@ -90,6 +89,7 @@ class Ledger:
         self.trials: dict[int, Trial] = {}
         self.rungs: dict[int, dict[int, float]] = {}
         self.sessions: list[Session] = []
+        self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
         self._study: Study | None = None
 
     @property
@@ -134,6 +134,12 @@ class Ledger:
                 self.opened = event
                 self._study = Study.model_validate(event.study)
             case SessionOpened():
+                if self.sessions and event.trials > self.study.trials:
+                    self.given_up = {
+                        number
+                        for number, trial in self.trials.items()
+                        if trial.verdict is not None and trial.verdict.rule == "promotion"
+                    }
                 changed = {"trials": event.trials, "budget": event.budget}
                 self._study = self.study.model_copy(update=changed)
                 self.sessions.append(Session(event.time, event.time))
@@ -175,7 +181,8 @@ class Ledger:
             value = event.metrics.get(compared.metric, math.nan)
             if rung is not None and math.isfinite(value):
                 self.rungs.setdefault(rung, {})[event.trial] = value
-                if isinstance(scheduler, Promotion) and event.verdict is None:
+                goes_on = event.verdict is None and event.spared is None
+                if isinstance(scheduler, Promotion) and goes_on:
                     trial.paused = rung
         trial.history[event.epoch] = event.metrics
         trial.reported = event.time if trial.reported is None else trial.reported
@@ -189,7 +196,6 @@ class Ledger:
         if trial.paused != rung:
             raise SearchError(f"trial {trial.number} does not wait at rung {rung}.")
         trial.paused = None
-        trial.promoted.add(rung)
 
     def _trial(self, number: int) -> Trial:
         if number not in self.trials:

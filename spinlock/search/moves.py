@@ -25,7 +25,8 @@ Move = Promote | Literal["new", "wait", "end"]
 def next_move(ledger: Ledger) -> Move:
     """Take up a paused trial, begin a new one, wait for those under way, or end the search."""
     study = ledger.study
-    if isinstance(study.scheduler, Promotion) and study.compared is not None:
+    spent = ledger.spent is not None  # then those that wait go on waiting, for a resume with more
+    if isinstance(study.scheduler, Promotion) and study.compared is not None and not spent:
         for rung in sorted(ledger.rungs, reverse=True):
             for number in _best(ledger, rung, study.scheduler, study.compared):
                 if ledger.trials[number].paused == rung:
@@ -63,9 +64,13 @@ def unpromoted(ledger: Ledger, trial: Trial, *, epochs: int) -> Verdict:
 
 
 def _best(ledger: Ledger, rung: int, promotion: Promotion, goal: Objective) -> list[int]:
-    """Those of a rung that may go on, the best first."""
+    """Those of a rung that may go on, the best first.
+
+    Who was given up when a search had ended takes no place after a resume with more trials.
+    """
     order = _ordered(ledger.rungs[rung], goal)
-    return order[: _allowed(len(order), promotion)]
+    allowed = _allowed(len(order), promotion)
+    return [number for number in order if number not in ledger.given_up][:allowed]
 
 
 def _allowed(come: int, promotion: Promotion) -> int:

@@ -108,7 +108,7 @@ class Sampler:
         cannot go on. So the sampler is asked in a study beside, where those that wait are PRUNED:
         it learns what they have shown, and does not take them for bad ones that still run.
         """
-        if not self._paused:
+        if not self._paused or isinstance(self._settings.searcher, Random):
             return None
         study = optuna.create_study(directions=self.study.directions, sampler=self.study.sampler)
         for trial in trials:

@@ -209,7 +209,7 @@ class Plateau(_Rule):
             return None
         best, before = min(values), min(values[: len(values) - patience])
         limit = (1 - self.improvement) * before
-        if best <= limit:
+        if best <= limit and best < before:
             return None
         sentence = (
             f"{self.metric} {best:.4g} is not {self.improvement:.1%} below the {before:.4g} of "

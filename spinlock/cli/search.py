@@ -33,5 +33,8 @@ def replay_search(
     for difference in found.differences:
         print(difference)
     told = "with differences" if found.differences else "all as the log has them"
-    print(f"{found.suggestions} suggestions and {found.reports} reports derived again: {told}.")
+    moves = f", {found.promotions} promotions" if found.promotions else ""
+    print(
+        f"{found.suggestions} suggestions{moves} and {found.reports} reports derived again: {told}."
+    )
     raise typer.Exit(1 if found.differences else 0)

@@ -176,7 +176,7 @@ def write(
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = pa.table({column: [row.get(column) for row in rows] for column in columns})
     facts = {
-        "study": study.model_dump_json(),
+        "study": study.model_dump_json().replace(f"{work.resolve()}/", ""),  # of no machine
         "provenance": json.dumps(provenance()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
     }

@@ -32,9 +32,10 @@ def bench_decisions(
     runs = read_recorded(recorded) if recorded is not None else shipped(name)
     if runs is None:
         raise ConfigError(f"'{name}': no recorded runs are shipped of it. Give noa or vqvae.")
-    held = len(runs.half("test"))
-    if pool > held:
-        raise ConfigError(f"--pool {pool}: the half for testing has {held} runs. Give fewer.")
+    for half, told in (("test", "testing"), ("choose", "choosing")):
+        held = len(runs.half(half))
+        if pool > held:
+            raise ConfigError(f"--pool {pool}: the half for {told} has {held} runs. Give fewer.")
     found = report(runs, name, seeds=seeds, size=pool, jobs=jobs)
     Console(width=110).print(Markdown(found.text))
     if out is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from spinlock.search.recorded import Recorded, Run
 from spinlock.search.rules import Stop
@@ -48,10 +48,8 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % for that share (Clopper, Pearson)."""
-        low = beta.ppf(0.025, self.hits, self.pools - self.hits + 1) if self.hits else 0.0
-        missed = self.pools - self.hits
-        high = beta.ppf(0.975, self.hits + 1, missed) if missed else 1.0
-        return float(low), float(high)
+        found = binomtest(self.hits, self.pools).proportion_ci(0.95, method="exact")
+        return float(found.low), float(found.high)
 
 
 def ours(scheduler: Mapping[str, Any], guards: Sequence[Mapping[str, Any]] = ()) -> Maker:
@@ -101,7 +99,7 @@ class _OneEpochThenThree:
 
     def goes_on(self, trial: int, epoch: int, metrics: Metrics, _stop: Stop | None) -> bool:
         if epoch == 1:
-            value = _signed(metrics.get(self._objective.metric, math.nan), self._objective)
+            value = self._objective.cost(metrics.get(self._objective.metric, math.nan))
             self._first[trial] = value if math.isfinite(value) else math.inf
         return epoch > 1
 
@@ -163,7 +161,7 @@ def _row(
 ) -> Row:
     goal, regrets = recorded.objective, list[float]()
     for pool, found in zip(given, outcomes, strict=True):
-        best = min((run.best(goal) for run in pool), key=lambda value: _signed(value, goal))
+        best = min((run.best(goal) for run in pool), key=goal.cost)
         regrets.append(abs(found.best - best) / abs(best))
     epochs = statistics.fmean(outcome.epochs for outcome in outcomes)
     full = statistics.fmean(sum(max(run.history) for run in pool) for pool in given)
@@ -177,10 +175,6 @@ def _row(
         regret_error=statistics.stdev(regrets) / len(regrets) ** 0.5 if len(regrets) > 1 else 0.0,
         nonfinite=statistics.fmean(outcome.nonfinite for outcome in outcomes),
     )
-
-
-def _signed(value: float, objective: Objective) -> float:
-    return value if objective.mode == "min" else -value
 
 
 CANDIDATES = tuple(

@@ -41,12 +41,11 @@ def syne_asha(pool: Sequence[Run], recorded: Recorded, seed: int) -> Outcome:
     logging.getLogger("syne_tune").setLevel(logging.ERROR)
     logging.getLogger().setLevel(logging.ERROR)
     size, epochs, goal = len(pool), recorded.epochs, recorded.objective
-    sign = 1.0 if goal.mode == "min" else -1.0
     values = np.full((size, epochs), np.nan)
     seconds = np.ones((size, epochs))
     for index, run in enumerate(pool):
         for epoch, row in run.history.items():
-            values[index, epoch - 1] = sign * row.get(goal.metric, math.nan)
+            values[index, epoch - 1] = goal.cost(row.get(goal.metric, math.nan))
             seconds[index, epoch - 1] = row.get("seconds", 1.0)
     space = {"run": sp.choice(list(range(size))), "constant": sp.choice([0])}
     # Its tuner looks every 5 simulated seconds: epochs must be long beside that.
@@ -92,4 +91,4 @@ def syne_asha(pool: Sequence[Run], recorded: Recorded, seed: int) -> Outcome:
         trained += len(found)
         nonfinite += int(np.sum(~np.isfinite(found)))
         best = min(best, float(np.nanmin(found, initial=math.inf)))
-    return Outcome(trained, nonfinite, sign * best)
+    return Outcome(trained, nonfinite, goal.cost(best))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from spinlock.search.recorded import Run, shipped
 from spinlock.search.space import Objective
@@ -44,9 +44,8 @@ class Certificate:
     @property
     def bound(self) -> float:
         """The share of top runs that it stops, at most, with 95 % confidence (Clopper, Pearson)."""
-        if self.stopped_top == self.top:
-            return 1.0
-        return float(beta.ppf(_SURE, self.stopped_top + 1, self.top - self.stopped_top))
+        found = binomtest(self.stopped_top, self.top, alternative="less")
+        return float(found.proportion_ci(_SURE, method="exact").high)
 
     @property
     def sound(self) -> bool:
@@ -63,8 +62,7 @@ class Certificate:
 
 def certify(guards: Sequence[Guard], runs: Sequence[Run], objective: Objective) -> Certificate:
     """What `guards` together would have done to each of the runs."""
-    sign = 1.0 if objective.mode == "min" else -1.0
-    order = sorted(runs, key=lambda run: (sign * run.best(objective), run.configuration))
+    order = sorted(runs, key=lambda run: (objective.cost(run.best(objective)), run.configuration))
     top = order[: max(1, len(order) // 10)]
     ends = {run.configuration: _end(guards, run) for run in order}
     last = {run.configuration: max(run.history) for run in order}

@@ -39,9 +39,7 @@ def forecast(study: Study, trainable: Trainable, *, epochs: int) -> Forecast | N
         return None
     if study.budget.hours is not None:  # how long an epoch takes is not known
         return None
-    needed = {goal.metric for goal in (*study.goals, study.compared) if goal is not None}
-    needed |= {limit.metric for limit in study.limits}
-    if not needed <= recorded.metrics:
+    if not study.needed <= recorded.metrics:
         return None
     runs = [_paced(run, epochs, recorded) for run in recorded.runs if run.seed == 0]
     spent, workers = [], study.resources.concurrent or 4

@@ -79,5 +79,4 @@ def _allowed(come: int, promotion: Promotion) -> int:
 
 def _ordered(values: dict[int, float], goal: Objective) -> list[int]:
     """Trials of a rung, the best first; of equals the first."""
-    sign = 1.0 if goal.mode == "min" else -1.0
-    return sorted(values, key=lambda number: (sign * values[number], number))
+    return sorted(values, key=lambda number: (goal.cost(values[number]), number))

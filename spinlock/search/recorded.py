@@ -36,9 +36,9 @@ class Run:
 
     def best(self, objective: Objective) -> float:
         """The best value of any epoch; infinitely bad where none is finite."""
-        sign = 1.0 if objective.mode == "min" else -1.0
-        values = (sign * row.get(objective.metric, math.nan) for row in self.history.values())
-        return sign * min((value for value in values if math.isfinite(value)), default=math.inf)
+        values = (row.get(objective.metric, math.nan) for row in self.history.values())
+        costs = (objective.cost(value) for value in values if math.isfinite(value))
+        return objective.cost(min(costs, default=math.inf))
 
 
 @dataclass(frozen=True)

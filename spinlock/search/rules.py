@@ -57,8 +57,7 @@ def judge(
     compared; one that a guard or a NaN ends is compared with nobody.
     """
     study = ledger.study
-    needed = {goal.metric for goal in (*study.goals, study.compared) if goal is not None}
-    needed |= {limit.metric for limit in study.limits}
+    needed = study.needed
     at = {"epoch": float(epoch), "saved": float(epochs - epoch)}
     if stop is not None and stop.kind in ("nonfinite", "memory"):
         return Verdict(
@@ -126,9 +125,8 @@ def _compare(
     if not before:
         return None
     # As rewards, larger being better: Ray's own arithmetic, equal to the last bit.
-    sign = -1.0 if objective.mode == "min" else 1.0
-    rewards = [sign * other for other in before.values()]
-    cut = sign * float(np.percentile(rewards, (1 - 1 / asha.reduction_factor) * 100))
+    rewards = [-objective.cost(other) for other in before.values()]
+    cut = objective.cost(-float(np.percentile(rewards, (1 - 1 / asha.reduction_factor) * 100)))
     if not objective.better(cut, value):
         return None
     sentence = (

@@ -94,7 +94,6 @@ def simulate(
     decider: Decider, pool: Sequence[Run], objective: Objective, *, workers: int = 4
 ) -> Outcome:
     """The runs of `pool` as trials 0, 1, .. under `decider`, on `workers` workers."""
-    sign = 1.0 if objective.mode == "min" else -1.0
     done = [0] * len(pool)
     reports = [list(run.history.items()) for run in pool]
     best, nonfinite, idle, now = math.inf, 0, workers, 0.0
@@ -114,7 +113,7 @@ def simulate(
         last = done[trial] == len(reports[trial])
         value = metrics.get(objective.metric, math.nan)
         if math.isfinite(value):
-            best = min(best, sign * value)
+            best = min(best, objective.cost(value))
         else:
             nonfinite += 1
         stop = pool[trial].stop if last else None
@@ -124,7 +123,7 @@ def simulate(
         else:
             idle += 1
         take_up()
-    return Outcome(sum(done), nonfinite, sign * best)
+    return Outcome(sum(done), nonfinite, objective.cost(best))
 
 
 def _seconds(metrics: Metrics) -> float:

@@ -59,6 +59,10 @@ class Objective(Config):
         """Whether `value` is strictly better."""
         return value < than if self.mode == "min" else value > than
 
+    def cost(self, value: float) -> float:
+        """The value as something of which less is better, and back again."""
+        return value if self.mode == "min" else -value
+
 
 class Resources(Config):
     """How trials are run, and with what.
@@ -209,6 +213,12 @@ class Study(Config):
     def limits(self) -> tuple[Limit, ...]:
         """What every epoch that counts must keep."""
         return tuple(dict.fromkeys(limit for goal in self.goals for limit in goal.subject_to))
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The metrics without which a report cannot be judged."""
+        goals = (*self.goals, *(() if self.compared is None else (self.compared,)))
+        return frozenset(part.metric for part in (*goals, *self.limits))
 
     @property
     def compared(self) -> Objective | None:

@@ -111,7 +111,7 @@ def _end(trial: Trial) -> Iterator[str]:
 
 
 def _hindsight(ledger: Ledger, trial: Trial) -> Iterator[str]:
-    """ASHA knows only who came before; by now others have passed the same rung."""
+    """A rung knows only who came before; by now others have passed it."""
     verdict, compared = trial.verdict, ledger.study.compared
     if verdict is None or verdict.state != State.PRUNED or compared is None:
         return

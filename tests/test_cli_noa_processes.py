@@ -1,7 +1,9 @@
 """`spinlock train-noa` in processes of its own: two that share a batch, and one that is stopped."""
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +49,29 @@ def test_two_processes_give_the_gradients_of_one_with_the_joined_batch(
     for name, value in weights[0][0]["metrics"].items():
         if name.startswith(("train/", "val/")):
             assert weights[1][0]["metrics"][name] == pytest.approx(value, rel=1e-3), name
+
+
+LEFT = """
+from pathlib import Path
+from spinlock.training.parallel import launched
+
+def threads_of_gloo():
+    return sum("gloo" in name.read_text() for name in Path("/proc/self/task").glob("*/comm"))
+
+with launched():
+    import torch._dynamo  # as the first step of an optimizer does
+    assert threads_of_gloo() > 0
+print(threads_of_gloo())
+"""
+
+
+def test_a_process_that_has_left_the_others_keeps_no_thread_that_could_abort_its_end() -> None:
+    """Threads of gloo that outlived the group ended one process in twelve with SIGABRT."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    environment = {**os.environ, **alone, "MASTER_PORT": "0", "TORCHELASTIC_RUN_ID": "alone"}
+    command = [sys.executable, "-c", LEFT]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert said.stdout == "0\n", said.stderr
 
 
 @pytest.mark.slow

@@ -28,6 +28,10 @@ def launched() -> Iterator[torch.device]:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else CPU
     if cuda:
         torch.cuda.set_device(device)
+    # A function of this module has the world as a default argument. Imported later, say by an
+    # optimizer's first step, it keeps the group and its threads, which abort a process that ends.
+    from torch.distributed.nn import functional  # noqa: F401
+
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield device

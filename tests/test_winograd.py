@@ -7,6 +7,12 @@ from torch.nn.functional import conv2d
 from spinlock.noa import UAFNO, UAFNOConfig, rollout, winograd
 
 
+@pytest.fixture(autouse=True)
+def without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any machine as on one where the algorithm helps."""
+    monkeypatch.setattr(winograd, "HELPS", True)
+
+
 def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.detach() - exact.detach()).norm() / exact.detach().norm())
 
@@ -60,6 +66,15 @@ def test_it_does_not_apply_to_grids_without_whole_tiles_or_to_few_channels(
 def test_it_does_not_apply_to_double_precision() -> None:
     shapes = (1, 32, 8, 8), (32, 32, 3, 3)
     assert not winograd.applies(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+
+
+def test_it_does_not_apply_where_direct_convolutions_are_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = (1, 32, 8, 8), (32, 32, 3, 3)
+    assert winograd.applies(*map(torch.zeros, shapes))
+    monkeypatch.setattr(winograd, "HELPS", False)
+    assert not winograd.applies(*map(torch.zeros, shapes))
 
 
 def test_on_a_large_grid_it_applies_only_where_a_backward_may_follow() -> None:

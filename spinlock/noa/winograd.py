@@ -4,7 +4,9 @@ Winograd's F(4x4, 3x3): tiles of 6x6 cells that overlap by 2 are transformed, so
 becomes 36 matrix products over channels, which give 4x4 cells each. Lavin and Gray (arXiv
 1509.09308), section 4.3. Transforms are matrix products too. In single precision outputs and
 gradients are 3e-6 from exact in relative norm, those of a direct convolution 1e-6. From 32
-channels on it is faster than oneDNN (benchmarks/noa.py); on a GPU cuDNN chooses for itself.
+channels on it is faster than oneDNN where that has 256-bit vectors; with AVX-512 oneDNN comes to
+250 GFLOP/s in such a convolution and a step of the U-AFNO takes a fifth less time without this
+(benchmarks/noa.py). On a GPU cuDNN chooses for itself.
 
 Letters: B batch, C channels in, O out, H W grid, N tiles, c the 36 cells of a transformed tile.
 """
@@ -16,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+HELPS = torch.backends.cpu.get_cpu_capability() != "AVX512"
 LEAST_CHANNELS = 32
 CELLS_AT_ONCE = 4096
 """Of as many cells the tiles stay in the cache, and their products are still large."""
@@ -54,7 +57,8 @@ def applies(x: Tensor, weight: Tensor) -> bool:
     """
     height, width = x.shape[-2:]
     return (
-        x.device.type == "cpu"
+        HELPS
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and min(weight.shape[:2]) >= LEAST_CHANNELS
         and height % 4 == width % 4 == 0

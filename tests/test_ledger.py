@@ -60,7 +60,11 @@ def test_the_ledger_read_back_is_the_ledger_kept(tmp_path: Path) -> None:
     ledger = read_ledger(tmp_path)
     states = [str(trial.state()) for trial in ledger.trials.values()]
     assert states == ["COMPLETED", "PRUNED", "INFEASIBLE", "FAILED", "RUNNING"]
-    assert ledger.rungs == {1: {0: 1.0, 1: 5.0, 4: 0.5}, 3: {0: 1 / 3}, 9: {0: 1 / 9}}
+    assert ledger.rungs == {
+        1: {0: (1.0,), 1: (5.0,), 4: (0.5,)},
+        3: {0: (1 / 3,)},
+        9: {0: (1 / 9,)},
+    }
     assert [trial.number for trial in ledger.unfinished] == [4]
 
 
@@ -161,7 +165,7 @@ def test_a_search_of_an_older_version_is_taken_up(tmp_path: Path) -> None:
     log.append(Reported(time=2, trial=0, epoch=1, metrics=metrics(0.5)))
     log.close()
     resumed = book(tmp_path, resume=True)
-    assert resumed.ledger.rungs == {1: {0: 0.5}}
+    assert resumed.ledger.rungs == {1: {0: (0.5,)}}
     assert resumed.report(0, 2, metrics(0.4), None) is None
 
 

@@ -13,6 +13,7 @@ from spinlock.errors import ConfigError, SearchError
 from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.events import EventLog, Promoted, State, read_events
+from spinlock.search.hypervolume import greedy
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.moves import Promote, next_move
 from spinlock.search.recorded import Run
@@ -115,6 +116,30 @@ def test_a_search_that_was_left_and_taken_up_decides_as_if_it_never_had(tmp_path
     found = replay(tmp_path / "left", KINDS)
     assert found.differences == []
     assert found.promotions >= 6
+
+
+SEVERAL = [{"metric": "val/traj"}, {"metric": "val/latent", "mode": "max"}]
+
+
+def test_by_several_objectives_those_go_on_that_add_most_to_the_hypervolume(
+    tmp_path: Path,
+) -> None:
+    asked = study(objectives=SEVERAL)
+    straight = Alone(tmp_path / "straight", asked).go_on()
+    for rung, values in straight.rungs.items():
+        best = greedy(values, asked.goals, len(values) // 2)
+        assert {*best} <= {n for n in values if straight.trials[n].epochs > rung}
+    pruned = [t.verdict for t in straight.trials.values() if t.state() == State.PRUNED]
+    assert pruned
+    for verdict in pruned:
+        assert verdict is not None
+        assert "val/latent" in verdict.sentence
+        assert "by the hypervolume that they add: the best" in verdict.sentence
+    for pause in (1, 7, 2, 9):
+        left = tmp_path / "left"
+        Alone(left, asked, resume=(left / EVENTS).exists()).go_on(pause)
+    assert told(Alone(tmp_path / "left", asked, resume=True).go_on()) == told(straight)
+    assert replay(tmp_path / "left", KINDS).differences == []
 
 
 def test_who_waits_at_a_rung_is_told_as_such_and_why_it_went_no_further(tmp_path: Path) -> None:

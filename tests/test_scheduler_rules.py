@@ -115,7 +115,7 @@ def test_a_spared_trial_is_never_pruned_and_raises_the_bar_like_any_other(tmp_pa
                 break
     states = {number: trial.state() for number, trial in found.ledger.trials.items()}
     assert states == {0: State.COMPLETED, 1: State.COMPLETED, 2: State.PRUNED}
-    assert found.ledger.rungs[1] == {1: 0.2, 0: 9.0, 2: 8.0}
+    assert found.ledger.rungs[1] == {1: (0.2,), 0: (9.0,), 2: (8.0,)}
 
 
 def test_a_rung_between_two_reports_is_compared_at_the_later(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_a_rung_between_two_reports_is_compared_at_the_later(tmp_path: Path) -> 
         found.suggested({"optimizer.lr": 0.01})
         assert found.report(number, 2, metrics(second), None) is None
         found.report(number, 4, metrics(fourth), None)
-    assert found.ledger.rungs[1] == {0: 1.0, 1: 0.9, 2: 0.8}
-    assert found.ledger.rungs[3] == {0: 0.3, 1: 0.4, 2: 0.5}
+    assert found.ledger.rungs[1] == {0: (1.0,), 1: (0.9,), 2: (0.8,)}
+    assert found.ledger.rungs[3] == {0: (0.3,), 1: (0.4,), 2: (0.5,)}
     last = verdicts(found)[2]
     assert last is not None
     assert last.sentence.startswith("ASHA: val/traj 0.5 at epoch 4 is not among the best 1/3 of 3")

@@ -17,6 +17,7 @@ from spinlock.errors import SearchError
 from spinlock.search import report, summary
 from spinlock.search.book import Book
 from spinlock.search.events import State
+from spinlock.search.front import draw_front, front_history
 from spinlock.search.ledger import read_ledger
 from spinlock.search.ranking import leaders
 from spinlock.search.results import best
@@ -114,6 +115,26 @@ def test_the_front_is_optunas_own(searched: Path) -> None:
     front = {trial.number for trial in leaders(ledger)}
     assert front == {trial.number for trial in theirs}
     assert len(front) > 1
+
+
+def test_the_front_grows_and_its_last_is_that_of_the_search(searched: Path, tmp_path: Path) -> None:
+    ledger = read_ledger(searched)
+    history = front_history(ledger)
+    assert {*history[-1].trials} == {trial.number for trial in leaders(ledger)}
+    volumes = [front.hypervolume for front in history]
+    assert volumes == sorted(volumes)
+    assert 0 < volumes[0] < volumes[-1] <= 1
+    epochs = [front.epochs for front in history]
+    assert epochs == sorted(epochs)
+    assert epochs[-1] <= ledger.epochs == sum(t.epochs for t in ledger.trials.values())
+    assert len({front.trials for front in history}) == len(history)
+    write_tables(ledger, tmp_path)
+    table = pq.read_table(tmp_path / "front.parquet").to_pylist()
+    assert [tuple(row["trials"]) for row in table] == [front.trials for front in history]
+    draw_front(ledger, tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    lines = summary.summary(ledger, epochs=9)
+    assert any(line.startswith(f"hypervolume  {volumes[-1]:.3f}") for line in lines)
 
 
 @pytest.mark.parametrize("lost", ["nothing", "journal"])

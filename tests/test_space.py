@@ -240,6 +240,7 @@ def test_a_guard_of_a_vqvae_is_held_against_what_a_vqvae_reports(tokenizers: Pat
     )
 
 
+BOTH = (Objective(metric="val/traj"), Objective(metric="val/latent", mode="max"))
 TWO = "objectives=[{metric: val/traj}, {metric: val/latent, mode: max}]"
 
 
@@ -260,13 +261,14 @@ def test_several_objectives_and_asha_need_the_metric_to_compare_by(space: Path) 
 @pytest.mark.parametrize(
     ("scheduler", "compared"),
     [
-        ("{kind: none}", None),
-        ("{kind: asha, metric: val/latent}", Objective(metric="val/latent", mode="max")),
-        ("{kind: asha, metric: val/commit, mode: min}", Objective(metric="val/commit")),
+        ("{kind: none}", ()),
+        ("{kind: asha, metric: val/latent}", (Objective(metric="val/latent", mode="max"),)),
+        ("{kind: asha, metric: val/commit, mode: min}", (Objective(metric="val/commit"),)),
+        ("{kind: promotion, rungs: [1]}", BOTH),
     ],
 )
 def test_several_objectives_load_with_a_scheduler_that_can_compare(
-    space: Path, scheduler: str, compared: Objective | None
+    space: Path, scheduler: str, compared: tuple[Objective, ...]
 ) -> None:
     study = load_study(space, Regression(), [TWO, f"scheduler={scheduler}"])
     assert [goal.metric for goal in study.goals] == ["val/traj", "val/latent"]

@@ -11,6 +11,7 @@ import optuna
 from spinlock.artifact import provenance
 from spinlock.search import bench
 from spinlock.search.bench import Maker, Method, Row, by, everything, one_epoch_then_three, ours
+from spinlock.search.bench_fronts import LOSSES, fronts_kept
 from spinlock.search.bench_peers import optuna_pruner, ray_asha
 from spinlock.search.bench_syne import installed, syne_asha
 from spinlock.search.certificate import CERTIFIED, certify
@@ -89,6 +90,9 @@ def report(recorded: Recorded, name: str, *, seeds: int, size: int, jobs: int) -
             f"| {told} | {found.stopped} of {found.runs} | {found.stopped_top} of {found.top} | "
             f"{found.bound:.0%} | {found.saved / found.epochs:.1%} |"
         )
+    some = given[: max(2, seeds // 2)]
+    if kept := fronts_kept(recorded, some, jobs=jobs):
+        lines += ["", f"The front of {', '.join(LOSSES)}, in {len(some)} of the pools:", "", *kept]
     return Report("\n".join([*lines, ""]), rows)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, replace
 from spinlock.errors import ConfigError
-from spinlock.search.space import Promotion, Rungs, Study
+from spinlock.search.space import ASHA, Promotion, Rungs, Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
 
@@ -196,11 +196,12 @@ def _rung_faults(study: Study, scheduler: Rungs) -> list[tuple[tuple[str | int, 
     same = next((goal.mode for goal in study.goals if goal.metric == scheduler.metric), None)
     if scheduler.metric is None and scheduler.mode is not None:
         return [(("scheduler", "mode"), "scheduler.mode: give scheduler.metric with it.")]
-    if scheduler.metric is None and study.objectives:
+    if isinstance(scheduler, ASHA) and scheduler.metric is None and study.objectives:
         message = (
             f"scheduler: {scheduler.kind} compares trials by one number, and there are "
-            f"{len(study.goals)} objectives ({named}). Name one as scheduler.metric, or let every "
-            "trial run to its end with scheduler: {kind: none}."
+            f"{len(study.goals)} objectives ({named}). Name one as scheduler.metric, or let trials "
+            "be compared by all of them with scheduler: {kind: promotion}, or by none with "
+            "{kind: none}."
         )
         return [(("scheduler",), message)]
     if scheduler.metric is not None and same is None and scheduler.mode is None:

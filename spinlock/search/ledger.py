@@ -39,6 +39,7 @@ class Trial:
     started: float | None = None
     reported: float | None = None  # the first report
     ended: float | None = None
+    spent: int = 0  # epochs of the whole search until it ended
     crashes: list[str] = field(default_factory=list)
     history: dict[int, dict[str, float]] = field(default_factory=dict)
     verdict: Verdict | None = None
@@ -87,8 +88,9 @@ class Ledger:
     def __init__(self) -> None:
         self.opened: StudyOpened | None = None
         self.trials: dict[int, Trial] = {}
-        self.rungs: dict[int, dict[int, float]] = {}
+        self.rungs: dict[int, dict[int, Scores]] = {}
         self.sessions: list[Session] = []
+        self.epochs = 0  # trained, over all trials
         self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
         self._study: Study | None = None
 
@@ -117,10 +119,8 @@ class Ledger:
     def spent(self) -> str | None:
         """What of the budget is spent, in words; None while there is some left."""
         budget = self.study.budget
-        if budget.epochs is not None:
-            epochs = sum(trial.epochs for trial in self.trials.values())
-            if epochs >= budget.epochs:
-                return f"{epochs} epochs of {budget.epochs}"
+        if budget.epochs is not None and self.epochs >= budget.epochs:
+            return f"{self.epochs} epochs of {budget.epochs}"
         if budget.hours is not None:
             hours = sum(session.last - session.opened for session in self.sessions) / 3600
             if hours >= budget.hours:
@@ -176,14 +176,15 @@ class Ledger:
                 f"trial {event.trial}, which waits at rung {trial.paused}, cannot report."
             )
         scheduler, compared = self.study.scheduler, self.study.compared
-        if isinstance(scheduler, Rungs) and compared is not None and trial.spared is None:
+        if isinstance(scheduler, Rungs) and compared and trial.spared is None:
             rung = scheduler.passed(after=trial.epochs, epoch=event.epoch)
-            value = event.metrics.get(compared.metric, math.nan)
-            if rung is not None and math.isfinite(value):
-                self.rungs.setdefault(rung, {})[event.trial] = value
+            values = tuple(event.metrics.get(goal.metric, math.nan) for goal in compared)
+            if rung is not None and all(map(math.isfinite, values)):
+                self.rungs.setdefault(rung, {})[event.trial] = values
                 goes_on = event.verdict is None and event.spared is None
                 if isinstance(scheduler, Promotion) and goes_on:
                     trial.paused = rung
+        self.epochs += event.epoch - trial.epochs
         trial.history[event.epoch] = event.metrics
         trial.reported = event.time if trial.reported is None else trial.reported
         if event.spared is not None:
@@ -204,6 +205,7 @@ class Ledger:
 
     def _end(self, trial: Trial, verdict: Verdict, time: float) -> None:
         trial.verdict, trial.ended, trial.paused = verdict, time, None
+        trial.spent = self.epochs
         self._leave_rungs(trial, verdict)
 
     def _leave_rungs(self, trial: Trial, verdict: Verdict) -> None:

@@ -3,11 +3,14 @@
 Pure, as the rules are: live, resumed or replayed, the same log gives the same moves.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from spinlock.search.events import State, Verdict
+from spinlock.search.hypervolume import greedy
 from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.pareto import Scores
 from spinlock.search.space import Objective, Promotion
 
 
@@ -26,9 +29,9 @@ def next_move(ledger: Ledger) -> Move:
     """Take up a paused trial, begin a new one, wait for those under way, or end the search."""
     study = ledger.study
     spent = ledger.spent is not None  # then those that wait go on waiting, for a resume with more
-    if isinstance(study.scheduler, Promotion) and study.compared is not None and not spent:
+    if isinstance(study.scheduler, Promotion) and not spent:
         for rung in sorted(ledger.rungs, reverse=True):
-            for number in _best(ledger, rung, study.scheduler, study.compared):
+            for number in _best(ledger, rung, study.scheduler):
                 if ledger.trials[number].paused == rung:
                     return Promote(number, rung)
     if ledger.left:
@@ -40,36 +43,42 @@ def next_move(ledger: Ledger) -> Move:
 def unpromoted(ledger: Ledger, trial: Trial, *, epochs: int) -> Verdict:
     """Why a trial of `epochs` epochs goes on no more from the rung where it is paused."""
     rung, study = trial.paused, ledger.study
-    if rung is None or not isinstance(study.scheduler, Promotion) or study.compared is None:
+    if rung is None or not isinstance(study.scheduler, Promotion):
         raise ValueError(f"trial {trial.number} is not paused")
-    values, goal = ledger.rungs[rung], study.compared
-    order = _ordered(values, goal)
+    values, goals = ledger.rungs[rung], study.compared
+    order = _ordered(values, goals, len(values))
     allowed = _allowed(len(order), study.scheduler)
     place = order.index(trial.number) + 1
+    mine = values[trial.number]
+    told = ", ".join(f"{g.metric} {v:.4g}" for g, v in zip(goals, mine, strict=True))
+    by = " by the hypervolume that they add" if len(goals) > 1 else ""
     go_on = f"the best {allowed} go on" if allowed else "too few for any to go on"
     numbers: dict[str, float] = {"epoch": trial.epochs, "saved": epochs - trial.epochs}
-    numbers |= {"rung": rung, "compared": len(order), "value": values[trial.number]}
-    if allowed:
-        numbers["limit"] = values[order[allowed - 1]]
+    numbers |= {"rung": rung, "compared": len(order)}
+    if len(goals) == 1:
+        numbers["value"] = mine[0]
+        if allowed:
+            numbers["limit"] = values[order[allowed - 1]][0]
     return Verdict(
         state=State.PRUNED,
         rule="promotion",
         sentence=(
-            f"promotion: {goal.metric} {values[trial.number]:.4g} at epoch {trial.epochs} is "
-            f"number {place} of {len(order)}: {go_on}"
+            f"promotion: {told} at epoch {trial.epochs} is number {place} of {len(order)}{by}: "
+            f"{go_on}"
         ),
-        metric=goal.metric,
+        metric=goals[0].metric if len(goals) == 1 else None,
         numbers=numbers,
     )
 
 
-def _best(ledger: Ledger, rung: int, promotion: Promotion, goal: Objective) -> list[int]:
+def _best(ledger: Ledger, rung: int, promotion: Promotion) -> list[int]:
     """Those of a rung that may go on, the best first.
 
     Who was given up when a search had ended takes no place after a resume with more trials.
     """
-    order = _ordered(ledger.rungs[rung], goal)
-    allowed = _allowed(len(order), promotion)
+    values = ledger.rungs[rung]
+    allowed, passed = _allowed(len(values), promotion), len(values.keys() & ledger.given_up)
+    order = _ordered(values, ledger.study.compared, allowed + passed)
     return [number for number in order if number not in ledger.given_up][:allowed]
 
 
@@ -77,6 +86,9 @@ def _allowed(come: int, promotion: Promotion) -> int:
     return int(come / promotion.reduction_factor)
 
 
-def _ordered(values: dict[int, float], goal: Objective) -> list[int]:
-    """Trials of a rung, the best first; of equals the first."""
-    return sorted(values, key=lambda number: (goal.cost(values[number]), number))
+def _ordered(values: Mapping[int, Scores], goals: tuple[Objective, ...], first: int) -> list[int]:
+    """The `first` trials of a rung, the best first; of equals the first."""
+    if len(goals) > 1:
+        return greedy(values, goals, first)
+    (goal,) = goals
+    return sorted(values, key=lambda number: (goal.cost(values[number][0]), number))[:first]

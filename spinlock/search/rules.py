@@ -6,7 +6,7 @@ same verdicts.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,12 +93,13 @@ def judge(
     done = _completed(epoch, stop, epochs=epochs)
     if done is not None:
         return done
-    if isinstance(study.scheduler, ASHA) and study.compared is not None:
+    if isinstance(study.scheduler, ASHA) and study.compared:
         rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
         if rung is not None and trial.number >= study.scheduler.spare:
-            value = metrics[study.compared.metric]
-            before = ledger.rungs.get(rung, {})
-            return _compare(study.compared, study.scheduler, before, value, at | {"rung": rung})
+            (goal,) = study.compared
+            before = [value for (value,) in ledger.rungs.get(rung, {}).values()]
+            value = metrics[goal.metric]
+            return _compare(goal, study.scheduler, before, value, at | {"rung": rung})
     return None
 
 
@@ -117,7 +118,7 @@ def _completed(epoch: int, stop: Stop | None, *, epochs: int) -> Verdict | None:
 def _compare(
     objective: Objective,
     asha: ASHA,
-    before: Mapping[int, float],
+    before: Sequence[float],
     value: float,
     at: Mapping[str, float],
 ) -> Verdict | None:
@@ -125,7 +126,7 @@ def _compare(
     if not before:
         return None
     # As rewards, larger being better: Ray's own arithmetic, equal to the last bit.
-    rewards = [-objective.cost(other) for other in before.values()]
+    rewards = [-objective.cost(other) for other in before]
     cut = objective.cost(-float(np.percentile(rewards, (1 - 1 / asha.reduction_factor) * 100)))
     if not objective.better(cut, value):
         return None

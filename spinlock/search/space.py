@@ -92,7 +92,8 @@ class Resources(Config):
 class Rungs(Config):
     """Where trials are compared: at epochs `rungs`, or `grace_epochs` times powers of the factor.
 
-    Compared is the objective, or `metric`: with several objectives one number must be named.
+    Compared is the objective, or `metric`. Of several objectives ASHA must be told which;
+    promotion compares by all of them.
     """
 
     kind: str
@@ -147,7 +148,9 @@ class Promotion(Rungs):
     Every trial pauses at each rung with its checkpoint. Whoever has a free place takes up the best
     paused one of the highest rung where it is among the best 1/`reduction_factor` of all that have
     come (Li et al., 2020, algorithm 2), and begins a new one where there is none. So a good
-    trial is never stopped for coming early, and no bad one runs on for having come first.
+    trial is never stopped for coming early, and no bad one runs on for having come first. With
+    several objectives the best are those that together dominate most: each is chosen for the
+    hypervolume that it adds.
     """
 
     kind: Literal["promotion"] = "promotion"
@@ -217,20 +220,21 @@ class Study(Config):
     @property
     def needed(self) -> frozenset[str]:
         """The metrics without which a report cannot be judged."""
-        goals = (*self.goals, *(() if self.compared is None else (self.compared,)))
-        return frozenset(part.metric for part in (*goals, *self.limits))
+        objectives = {goal.metric for goal in (*self.goals, *self.compared)}
+        return frozenset(objectives | {limit.metric for limit in self.limits})
 
     @property
-    def compared(self) -> Objective | None:
-        """What is compared at a rung; None without rungs, or while it is not said."""
+    def compared(self) -> tuple[Objective, ...]:
+        """What is compared at a rung; nothing without rungs, or while it is not said."""
         if not isinstance(self.scheduler, Rungs):
-            return None
+            return ()
         metric, mode = self.scheduler.metric, self.scheduler.mode
         if metric is None:
-            return self.goals[0] if len(self.goals) == 1 else None
+            several = isinstance(self.scheduler, Promotion)
+            return self.goals if several or len(self.goals) == 1 else ()
         same = next((goal.mode for goal in self.goals if goal.metric == metric), None)
         found = mode or same
-        return None if found is None else Objective(metric=metric, mode=found)
+        return () if found is None else (Objective(metric=metric, mode=found),)
 
     @property
     def corner(self) -> dict[str, Scalar]:

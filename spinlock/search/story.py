@@ -9,7 +9,7 @@ from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import GP, TPE
 from spinlock.search.ranking import leaders
 from spinlock.search.report import settings
-from spinlock.search.space import Promotion, Rungs
+from spinlock.search.space import Promotion
 
 
 def explain(ledger: Ledger, number: int) -> list[str]:
@@ -74,9 +74,9 @@ def _reports(ledger: Ledger, trial: Trial) -> Iterator[str]:
 
 def _rungs(ledger: Ledger, trial: Trial) -> Iterator[str]:
     """Its place among those that had come to each rung before it."""
-    compared = ledger.study.compared
-    if compared is None or not isinstance(ledger.study.scheduler, Rungs):
+    if len(ledger.study.compared) != 1:
         return
+    (compared,) = ledger.study.compared
     waits = isinstance(ledger.study.scheduler, Promotion)
     for rung, values in sorted(ledger.rungs.items()):
         if trial.number not in values:
@@ -86,8 +86,8 @@ def _rungs(ledger: Ledger, trial: Trial) -> Iterator[str]:
             goes = "where it waits" if waits else "where the first goes on"
             yield f"It was the first at rung {rung}, {goes}."
             continue
-        mine = values[trial.number]
-        place = 1 + sum(compared.better(values[other], mine) for other in arrived)
+        (mine,) = values[trial.number]
+        place = 1 + sum(compared.better(values[other][0], mine) for other in arrived)
         yield (
             f"At rung {rung} its {compared.metric} of {mine:.4g} was number {place} of the "
             f"{len(arrived)} that had come so far."
@@ -112,14 +112,15 @@ def _end(trial: Trial) -> Iterator[str]:
 
 def _hindsight(ledger: Ledger, trial: Trial) -> Iterator[str]:
     """A rung knows only who came before; by now others have passed it."""
-    verdict, compared = trial.verdict, ledger.study.compared
-    if verdict is None or verdict.state != State.PRUNED or compared is None:
+    verdict = trial.verdict
+    if verdict is None or verdict.state != State.PRUNED or len(ledger.study.compared) != 1:
         return
+    (compared,) = ledger.study.compared
     values = ledger.rungs.get(int(verdict.numbers.get("rung", -1)), {})
     if trial.number not in values:
         return
-    mine = values[trial.number]
-    place = 1 + sum(compared.better(value, mine) for value in values.values())
+    (mine,) = values[trial.number]
+    place = 1 + sum(compared.better(value, mine) for (value,) in values.values())
     yield f"By now {len(values)} trials have come to that rung; it would be number {place}."
     for best in leaders(ledger)[:1]:
         at = best.best(ledger.study.goals)

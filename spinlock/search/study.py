@@ -25,6 +25,7 @@ from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
 from spinlock.search.execution import Assignment, in_process, ray_train
+from spinlock.search.front import draw_front
 from spinlock.search.ledger import EVENTS, Ledger, Trial
 from spinlock.search.report import Progress
 from spinlock.search.sampler import Sampler
@@ -112,6 +113,8 @@ def run(
         finally:
             book.close()
             write_tables(book.ledger, experiment)
+            if study.objectives:
+                draw_front(book.ledger, experiment / "front.png")
     ended = book.ledger.sessions[-1].closed == "finished"
     return StudyResult(experiment, book.ledger, ended)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from spinlock.search.events import State
+from spinlock.search.front import grown
 from spinlock.search.ledger import Ledger
 from spinlock.search.pareto import Scores
 from spinlock.search.ranking import leaders, ranked
@@ -67,7 +68,9 @@ def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
     stopped = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items()))
     lines.append(f"stopped  {stopped or 'none'}")
     lines += audit(ledger)
-    spent, full = sum(t.epochs for t in ledger.trials.values()), epochs * len(ledger.trials)
+    if several:
+        lines += grown(ledger)
+    spent, full = ledger.epochs, epochs * len(ledger.trials)
     share = f" ({100 * spent / full:.0f} %)" if full else ""
     lines.append(
         f"epochs  {spent} of the {full} that all of these trials in full would take{share}"

@@ -1,7 +1,8 @@
-"""A search as two tables for any tool that reads Parquet.
+"""A search as tables for any tool that reads Parquet.
 
 trials.parquet   a row per trial: parameters, state, reason, epochs, best epoch and metrics
 epochs.parquet   a row per trial and reported epoch: every metric
+front.parquet    with several objectives a row per change of the Pareto front
 """
 
 from collections.abc import Mapping
@@ -13,13 +14,17 @@ import pyarrow.parquet as pq
 
 from spinlock.files import atomic_file
 from spinlock.search.events import Verdict
+from spinlock.search.front import front_history
 from spinlock.search.ledger import Ledger
 from spinlock.search.ranking import leaders
 
 
 def write_tables(ledger: Ledger, experiment: Path) -> None:
-    """Write trials.parquet and epochs.parquet, each in one step."""
-    for name, table in (("trials", trials_table(ledger)), ("epochs", epochs_table(ledger))):
+    """Write the tables, each in one step."""
+    tables = {"trials": trials_table(ledger), "epochs": epochs_table(ledger)}
+    if ledger.study.objectives:
+        tables["front"] = front_table(ledger)
+    for name, table in tables.items():
         with atomic_file(experiment / f"{name}.parquet") as path:
             pq.write_table(table, path)
 
@@ -75,6 +80,21 @@ def epochs_table(ledger: Ledger) -> pa.Table:
             {"trial": trial.number, "epoch": epoch, **metrics}
             for trial in ledger.trials.values()
             for epoch, metrics in trial.history.items()
+        ]
+    )
+
+
+def front_table(ledger: Ledger) -> pa.Table:
+    """A row per change of the front: when, after how many epochs, who is on it, its volume."""
+    return _table(
+        [
+            {
+                "time": front.time,
+                "epochs": front.epochs,
+                "trials": list(front.trials),
+                "hypervolume": front.hypervolume,
+            }
+            for front in front_history(ledger)
         ]
     )
 

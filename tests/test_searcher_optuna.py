@@ -142,6 +142,17 @@ def test_an_interrupted_search_suggests_what_an_undisturbed_one_does(
     agree(found.ledger, load(directory))
 
 
+def test_wherever_the_journal_was_cut_it_is_brought_into_line_with_the_log(tmp_path: Path) -> None:
+    found, sampler = opened(tmp_path)
+    for _ in range(3):
+        found.suggested(sampler.ask(len(found.ledger.trials)))
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    for kept in range(len(lines)):
+        (tmp_path / JOURNAL).write_bytes(b"".join(lines[:kept]))
+        Sampler.open(tmp_path, found.ledger)
+        assert [trial.params for trial in load(tmp_path)] == suggestions(found)
+
+
 @pytest.mark.parametrize("journal", ["kept", "lost"])
 def test_trials_under_way_are_taken_up_with_their_number_and_values(
     tmp_path: Path, journal: str

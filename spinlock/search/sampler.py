@@ -91,7 +91,12 @@ class Sampler:
             parameters = {key: _suggest(trial, key, d) for key, d in self._space.items()}
         else:
             if number == len(waiting):
-                point = self._settings.planned(number) or self._beside(waiting)
+                start = self._settings.start
+                point = (
+                    start[number]
+                    if number < len(start)
+                    else self._settings.planned(number) or self._beside(waiting)
+                )
                 if point is not None:
                     self.study.enqueue_trial(point)
             trial = self.study.ask(fixed_distributions=self._space)
@@ -182,19 +187,16 @@ class Sampler:
                 mine.set_constraint(name, value)
 
     def _mend(self, ledger: Ledger) -> None:
-        """Enter what the log knows and the study does not, then queue the start points left."""
+        """Enter what the log knows and the study does not."""
         known = self.study.get_trials(deepcopy=False)
         for number, trial in sorted(ledger.trials.items()):
             if number >= len(known):
                 self.study.enqueue_trial(trial.parameters)
-            if number >= len(known) or known[number].state == TrialState.WAITING:
                 self._open[number] = self.study.ask(fixed_distributions=self._space)
             elif known[number].state == TrialState.RUNNING:
                 self._open[number] = OptunaTrial(self.study, known[number]._trial_id)
                 self._told[number] = max(known[number].intermediate_values, default=0)
             self.tell(trial)
-        for point in self._settings.start[len(self.study.get_trials(deepcopy=False)) :]:
-            self.study.enqueue_trial(point)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -226,7 +228,7 @@ def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
     if len(started) > len(ledger.trials) + 1:
         return False
     for number, trial in ledger.trials.items():
-        if number >= len(known) or known[number].state == TrialState.WAITING:
+        if number >= len(known):
             continue
         if known[number].params != trial.parameters:
             return False

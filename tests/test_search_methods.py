@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from test_searcher_optuna import WIDE, agree, load, opened, play, suggestions
+from test_searcher_optuna import DEPENDENT, WIDE, agree, load, opened, play, suggestions
 
 from spinlock.search.methods import QMC, Grid, Method
 from spinlock.search.parameter import Parameter
@@ -21,28 +21,30 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-def wanted(kind: str, **changes: Any) -> Study:
+def wanted(kind: str, of: Study = WIDE, **changes: Any) -> Study:
     method = {"kind": kind, **QUICK.get(kind, {})}
-    return Study.model_validate(WIDE.model_dump() | {"searcher": method} | changes)
+    return Study.model_validate(of.model_dump() | {"searcher": method} | changes)
 
 
 @pytest.mark.parametrize("lost", ["nothing", "journal"])
+@pytest.mark.parametrize("of", [WIDE, DEPENDENT], ids=["plain", "conditional"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interruption_changes_no_suggestion_and_every_one_is_in_the_space(
-    tmp_path: Path, kind: str, lost: str
+    tmp_path: Path, kind: str, of: Study, lost: str
 ) -> None:
-    straight, sampler = opened(tmp_path / "straight", wanted(kind))
+    straight, sampler = opened(tmp_path / "straight", wanted(kind, of))
     play(straight, sampler, 8)
     directory = tmp_path / "broken"
     for until in (1, 5, 8):
-        found, sampler = opened(directory, wanted(kind), resume=until > 1)
+        found, sampler = opened(directory, wanted(kind, of), resume=until > 1)
         play(found, sampler, until)
         if lost == "journal":
             (directory / JOURNAL).unlink()
     assert suggestions(found) == suggestions(straight)
     for point in suggestions(found):
-        assert all(WIDE.space[key].holds(value) for key, value in point.items())
-    found, sampler = opened(directory, wanted(kind), resume=True)
+        assert all(of.space[key].holds(value) for key, value in point.items())
+        assert all((key in point) == p.active(point) for key, p in of.space.items())
+    found, sampler = opened(directory, wanted(kind, of), resume=True)
     agree(found.ledger, load(directory))
 
 
@@ -80,13 +82,15 @@ def test_sobol_points_fill_every_half_of_every_setting_alike() -> None:
         assert sum(point[key] < 0.5 for point in points) == 8
 
 
-def test_several_objectives_are_bred(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", [WIDE, DEPENDENT], ids=["plain", "conditional"])
+def test_several_objectives_are_bred(tmp_path: Path, of: Study) -> None:
     """NSGA-II is told of several objectives, of which no trial has intermediate values."""
     goals = [{"metric": "val/traj"}, {"metric": "val/commit"}]
-    found, sampler = opened(
-        tmp_path, wanted("nsga2", objective=None, objectives=goals, scheduler={"kind": "none"})
-    )
+    several = {"objective": None, "objectives": goals, "scheduler": {"kind": "none"}}
+    found, sampler = opened(tmp_path, wanted("nsga2", of, **several))
     play(found, sampler, 14)
     children = {tuple(point.items()) for point in suggestions(found)[4:]}
     assert len(children) > 5, "a child may equal a parent"
-    assert all(trial.state.is_finished() for trial in load(tmp_path))
+    trials = load(tmp_path)
+    assert all(trial.state.is_finished() for trial in trials)
+    assert max(trial.system_attrs.get("NSGAIISampler:generation", 0) for trial in trials) > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from searching import Regression
 from test_scheduler_rules import metrics
-from test_searcher_optuna import WIDE, opened
+from test_searcher_optuna import DEPENDENT, WIDE, opened
 from typer.testing import CliRunner
 
 from spinlock import cli
@@ -16,21 +16,26 @@ from spinlock.search.events import Event, EventLog, Reported, Suggested, read_ev
 from spinlock.search.ledger import EVENTS
 from spinlock.search.replay import replay
 from spinlock.search.rules import Stop
+from spinlock.search.sampler import JOURNAL
 from spinlock.search.space import Study
 
 KINDS = {"regression": Regression()}
 EPOCHS = 9  # the reports that `book` expects
 
 
-def search(directory: Path, workers: int, *, sessions: int = 1) -> None:
-    """16 trials, `workers` at a time in turn, of every fate; the driver is killed in between."""
+def search(directory: Path, workers: int, *, sessions: int = 1, of: Study = WIDE) -> None:
+    """16 trials, `workers` at a time in turn, of every fate; the driver is killed in between.
+
+    The journal of Optuna is lost then: the log alone must do.
+    """
     study = Study.model_validate(
-        WIDE.model_dump()
+        of.model_dump()
         | {"trials": 16, "training": {"epochs": EPOCHS}}
-        | {"space": {k: v for k, v in WIDE.model_dump()["space"].items() if k != "epochs"}}
-        | {"start": [{"batch_size": 16}]}
+        | {"space": {k: v for k, v in of.model_dump()["space"].items() if k != "epochs"}}
+        | {"start": [{"batch_size": 4}]}
     )
     for session in range(sessions):
+        (directory / JOURNAL).unlink(missing_ok=True)
         found, sampler = opened(directory, study, resume=session > 0)
         running = [trial.number for trial in found.ledger.unfinished]
         until = 16 if session == sessions - 1 else 6 * (session + 1)
@@ -58,11 +63,12 @@ def search(directory: Path, workers: int, *, sessions: int = 1) -> None:
                     running.remove(number)
 
 
+@pytest.mark.parametrize("of", [WIDE, DEPENDENT], ids=["plain", "conditional"])
 @pytest.mark.parametrize(("workers", "sessions"), [(1, 1), (2, 1), (4, 1), (2, 3), (4, 2)])
 def test_every_decision_is_derived_again_from_the_log(
-    tmp_path: Path, workers: int, sessions: int
+    tmp_path: Path, workers: int, sessions: int, of: Study
 ) -> None:
-    search(tmp_path, workers, sessions=sessions)
+    search(tmp_path, workers, sessions=sessions, of=of)
     told = (tmp_path / EVENTS).read_bytes()
     found = replay(tmp_path, KINDS)
     assert found.differences == []

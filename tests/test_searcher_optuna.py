@@ -30,6 +30,21 @@ WIDE = study(
     searcher={"kind": "tpe", "startup_trials": 4},
 )
 
+DEPENDENT = study(  # the first depends on others, and the last on one that depends on another
+    space={
+        "loss.lambda_commit": {
+            "uniform": [0, 1],
+            "when": {"batch_size": [8, 16], "optimizer.lr": {"max": 0.03}},
+        },
+        "optimizer.lr": {"log_uniform": [1e-4, 1e-1]},
+        "batch_size": {"choice": [4, 8, 16]},
+        "seed": {"int_uniform": [0, 9], "when": {"batch_size": 16}},
+        "climb_above": {"choice": [1.0, 2.0], "when": {"seed": {"min": 5}}},
+    },
+    start=[{"optimizer.lr": 0.01, "batch_size": 4}, {"batch_size": 16, "seed": 3}],
+    searcher={"kind": "tpe", "startup_trials": 4},
+)
+
 
 def play(found: Book, sampler: Sampler, trials: int) -> None:
     """Trials one after the other, of every fate, each a function of its number and parameters."""
@@ -140,6 +155,37 @@ def test_an_interrupted_search_suggests_what_an_undisturbed_one_does(
     assert suggestions(found) == suggestions(straight)
     found, sampler = opened(directory, resume=True)
     agree(found.ledger, load(directory))
+
+
+@pytest.mark.parametrize("of", [WIDE, DEPENDENT], ids=["plain", "conditional"])
+def test_wherever_the_journal_was_cut_it_is_brought_into_line_with_the_log(
+    tmp_path: Path, of: Study
+) -> None:
+    found, sampler = opened(tmp_path, of)
+    for _ in range(3):
+        found.suggested(sampler.ask(len(found.ledger.trials)))
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    for kept in range(len(lines)):
+        (tmp_path / JOURNAL).write_bytes(b"".join(lines[:kept]))
+        Sampler.open(tmp_path, found.ledger)
+        assert [trial.params for trial in load(tmp_path)] == suggestions(found)
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+def test_a_suggestion_beside_running_trials_rests_on_their_parameters_alone(
+    tmp_path: Path, kind: str
+) -> None:
+    """Optuna notes what it drew for settings that a running trial does not have; we do not."""
+    searcher = {"kind": kind, "startup_trials": 4}
+    wanted = Study.model_validate(DEPENDENT.model_dump() | {"searcher": searcher})
+    found, sampler = opened(tmp_path, wanted)
+    play(found, sampler, 12)
+    for number in range(12, 20):
+        derived = sampler.ask(number)
+        anew = tmp_path / f"{number}"
+        anew.mkdir()
+        assert Sampler.open(anew, found.ledger).ask(number) == derived
+        found.suggested(derived)
 
 
 @pytest.mark.parametrize("journal", ["kept", "lost"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from spinlock.config import Lines, dotted, known_paths, nearest, parse, read, replace
 from spinlock.errors import ConfigError
+from spinlock.search import conditions
 from spinlock.search.space import ASHA, Promotion, Rungs, Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
@@ -107,6 +108,8 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
         elif key in fixed:
             told = f"searched here and fixed to {fixed[key]!r} under training: keep one of the two"
             faults.append((("space", key), f"space.{key}: {told}."))
+    of_conditions = conditions.faults(study.space, fixed)
+    faults += of_conditions
     for index, point in enumerate(study.start):
         for key, value in point.items():
             at = f"start.{index}.{key}"
@@ -116,6 +119,8 @@ def _faults(study: Study, trainable: Trainable) -> list[tuple[tuple[str | int, .
             elif not study.space[key].holds(value):
                 message = f"{at}: {value!r} is outside the space, {study.space[key].extremes}."
                 faults.append((("start", index, key), message))
+        if not of_conditions:
+            faults += conditions.start_faults(study.space, index, point)
     for index, guard in enumerate(study.guards):
         for metric in guard.watched:
             if metric not in trainable.metrics:
@@ -182,8 +187,12 @@ def _objective_faults(
 def _unset(study: Study, trainable: Trainable, metric: str) -> str | None:
     """What is to be set before runs report `metric`; None if they do."""
     key = trainable.optional.get(metric)
-    if key is None or key in study.space or dotted(study.training).get(key) is not None:
+    if key is None or dotted(study.training).get(key) is not None:
         return None
+    if key in study.space:
+        if not study.space[key].when:
+            return None
+        return f"{metric}, which runs report that have {key}. Search it without a condition."
     return (
         f"{metric}, which runs report that have {key}. Set it under training (0 measures without "
         "training on it) or search it."

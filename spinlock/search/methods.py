@@ -4,8 +4,7 @@ A model or a breeder is Optuna's, and learns from what it is told. A plan knows 
 from the start: point `n` is a function of the study's seed, its space and `n` alone.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,9 +12,9 @@ from pydantic import Field
 from scipy.stats import qmc
 
 from spinlock.config import Config
-from spinlock.search.parameter import Parameter, Scalar
+from spinlock.search.conditions import Space, ordered, settled
+from spinlock.search.parameter import Scalar
 
-Space = Mapping[str, Parameter]
 _GRID_LIMIT = 1_000_000
 
 
@@ -66,27 +65,29 @@ class QMC(Config):
         if number:  # scipy cannot go forward by 0
             sobol.fast_forward(number)
         (shares,) = sobol.random(1)
-        return {key: p.at(float(u)) for (key, p), u in zip(space.items(), shares, strict=True)}
+        return settled(
+            space, {key: p.at(float(u)) for (key, p), u in zip(space.items(), shares, strict=True)}
+        )
 
 
 class Grid(Config):
-    """Every combination of the choices and of `steps` values of each range, in shuffled order."""
+    """Every combination of the choices and of `steps` values of each range, in shuffled order.
+
+    Of settings that are searched under a condition only where it holds, so no point comes twice.
+    """
 
     kind: Literal["grid"] = "grid"
     steps: int = Field(4, ge=2)
 
     def size(self, space: Space) -> int:
         """The number of points."""
-        return math.prod(len(parameter.ladder(self.steps)) for parameter in space.values())
+        return _Tree(space, self.steps).count(0, {})
 
     def point(self, space: Space, seed: int, number: int) -> dict[str, Scalar]:
         """Point `number`, from 0."""
-        ladders = {key: parameter.ladder(self.steps) for key, parameter in space.items()}
-        at = np.random.default_rng(seed).permutation(self.size(space))[number]
-        places = np.unravel_index(at, [len(ladder) for ladder in ladders.values()])
-        return {
-            key: ladder[int(i)] for (key, ladder), i in zip(ladders.items(), places, strict=True)
-        }
+        tree = _Tree(space, self.steps)
+        at = np.random.default_rng(seed).permutation(tree.count(0, {}))[number]
+        return tree.point(int(at))
 
     def fault(self, space: Space, trials: int) -> str | None:
         """Why so many trials cannot be had from this grid; None if they can."""
@@ -102,3 +103,47 @@ class Grid(Config):
 
 
 Method = Annotated[TPE | GP | NSGA2 | Random | QMC | Grid, Field(discriminator="kind")]
+
+
+class _Tree:
+    """A grid, one setting below the other: it branches where the setting is searched."""
+
+    def __init__(self, space: Space, steps: int) -> None:
+        self._space, self._keys = space, ordered(space)
+        self._ladders = {key: parameter.ladder(steps) for key, parameter in space.items()}
+        # How many points are below depends on the parents of what is still to come alone.
+        self._parents = [
+            sorted({parent for child in self._keys[depth:] for parent in space[child].when or ()})
+            for depth in range(len(self._keys) + 1)
+        ]
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def count(self, depth: int, chosen: dict[str, Scalar]) -> int:
+        """The number of points that have `chosen`, the settings above `depth`."""
+        if depth == len(self._keys):
+            return 1
+        state = (str(depth), *(repr(chosen.get(parent)) for parent in self._parents[depth]))
+        if state not in self._counts:
+            branches = self._branches(depth, chosen)
+            self._counts[state] = sum(self.count(depth + 1, branch) for branch in branches)
+        return self._counts[state]
+
+    def point(self, at: int) -> dict[str, Scalar]:
+        """Point `at` from the left, from 0."""
+        chosen: dict[str, Scalar] = {}
+        for depth in range(len(self._keys)):
+            for branch in self._branches(depth, chosen):
+                below = self.count(depth + 1, branch)
+                if at < below:
+                    chosen = branch
+                    break
+                at -= below
+        return {key: chosen[key] for key in self._space if key in chosen}
+
+    def _branches(self, depth: int, chosen: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+        key = self._keys[depth]
+        if not self._space[key].active(chosen):
+            yield chosen
+            return
+        for value in self._ladders[key]:
+            yield chosen | {key: value}

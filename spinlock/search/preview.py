@@ -13,7 +13,8 @@ def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: 
     """Print the study with every default filled in, and points as a searcher might draw them."""
     points = study.sample(samples)
     config = parse(trainable.model, study.configuration(points[0]), where=study.name)
-    fixed = {k: v for k, v in dotted(config.model_dump(mode="json")).items() if k not in points[0]}
+    every = dotted(config.model_dump(mode="json"))
+    fixed = {key: value for key, value in every.items() if key not in study.space}
     resolved = study.model_dump(mode="json", exclude_none=True) | {"training": replace({}, fixed)}
     if not study.objectives:
         resolved["objective"] = study.goals[0].model_dump()

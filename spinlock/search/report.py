@@ -139,7 +139,7 @@ def table(
             why = f": {verdict.sentence}" if sentences else f" {verdict.rule}"
         result.add_row(
             f"{'*' if trial in best else ''}{trial.number}",
-            *(value(trial.parameters[key]) for key in fitting),
+            *(value(trial.parameters[k]) if k in trial.parameters else "" for k in fitting),
             f"{trial.epochs}/{epochs}",
             *(f"{shown[name]:.3g}" if name in shown else "" for name in metrics),
             Text(f"{state}{why}", style=_COLOURS[state]),

@@ -14,6 +14,10 @@ both: they learn from completed trials alone.
 The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
 log stays the master, and `Sampler.open` brings the study into line with it.
 
+A setting with a condition is asked for after its parents, and only where it is searched. Then TPE
+models it among the trials that had it; a Gaussian process and NSGA-II, which model what every
+trial has, leave it to chance.
+
 Each suggestion draws from a generator seeded by (study's seed, trial's number), so it depends on
 what was told before and not on how often the search was interrupted.
 """
@@ -21,6 +25,7 @@ what was told before and not on how often the search was interrupted.
 import copy
 import logging
 import math
+import warnings
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -32,14 +37,16 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
 
+from spinlock.search.conditions import ordered
 from spinlock.search.events import State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.methods import GP, NSGA2, QMC, TPE, Grid, Method, Random
+from spinlock.search.methods import GP, NSGA2, QMC, TPE, Grid, Random
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.search.space import Study
 
@@ -53,7 +60,7 @@ class Sampler:
     def __init__(self, study: optuna.Study, settings: Study) -> None:
         self.study = study
         self._settings = settings
-        self._space = {key: distribution(p) for key, p in settings.space.items()}
+        self._order = ordered(settings.space)
         self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
         self._open: dict[int, OptunaTrial] = {}
         self._told: dict[int, int] = {}  # the last epoch reported, by trial
@@ -83,41 +90,64 @@ class Sampler:
     def ask(self, number: int) -> dict[str, Scalar]:
         """The parameters of trial `number`, which must be the next one."""
         seed = np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0]
-        self.study.sampler = _sampler(self._settings.searcher, int(seed))
+        self.study.sampler = _sampler(self._settings, int(seed))
         waiting = self.study.get_trials(deepcopy=False)
         if number < len(waiting) and waiting[number].state == TrialState.RUNNING:
             # Asked for by a driver that was killed before the trial stood in the log.
             trial = OptunaTrial(self.study, waiting[number]._trial_id)
-            parameters = {key: _suggest(trial, key, d) for key, d in self._space.items()}
         else:
             if number == len(waiting):
-                point = self._settings.planned(number) or self._beside(waiting)
+                point = self._point(number, waiting)
                 if point is not None:
                     self.study.enqueue_trial(point)
-            trial = self.study.ask(fixed_distributions=self._space)
-            parameters = {key: trial.params[key] for key in self._space}
+            trial = self.study.ask()
+        parameters = self._suggested(trial)
         if trial.number != number:
             raise RuntimeError(f"Optuna began trial {trial.number} where {number} was due")
         self._open[number] = trial
         return parameters
 
-    def _beside(self, trials: list[FrozenTrial]) -> dict[str, Scalar] | None:
-        """The sampler's point where trials wait at rungs; None where none does.
+    def _point(self, number: int, trials: list[FrozenTrial]) -> dict[str, Scalar] | None:
+        """What is known of a point before the study is asked for the rest of it; None: nothing."""
+        start, searcher = self._settings.start, self._settings.searcher
+        aside = self._settings.conditional and isinstance(searcher, TPE | GP)
+        if number < len(start):
+            return self._beside(trials, start[number]) if aside else start[number]
+        planned = self._settings.planned(number)
+        if planned is None and (aside or (self._paused and not isinstance(searcher, Random))):
+            return self._beside(trials, None)
+        return planned
+
+    def _beside(
+        self, trials: list[FrozenTrial], given: dict[str, Scalar] | None
+    ) -> dict[str, Scalar]:
+        """The sampler's point from a study beside, with what is `given` of it.
 
         Most trials of a promoting search wait until its end, and a trial that Optuna has ended
-        cannot go on. So the sampler is asked in a study beside, where those that wait are PRUNED:
-        it learns what they have shown, and does not take them for bad ones that still run.
+        cannot go on. Beside, those that wait are PRUNED: the sampler learns what they have shown,
+        and does not take them for bad ones that still run.
+
+        TPE and the Gaussian process note with a trial all that they drew, also for settings that
+        it then did not have, and count that as its own while it runs. Our log holds no such
+        notes, so a resume could not repeat what rests on them. Noted beside, they are forgotten.
         """
-        if not self._paused or isinstance(self._settings.searcher, Random):
-            return None
         study = optuna.create_study(directions=self.study.directions, sampler=self.study.sampler)
         for trial in trials:
             told = copy.copy(trial)
             if trial.number in self._paused:
                 told.state, told.datetime_complete = TrialState.PRUNED, trial.datetime_start
             study.add_trial(told)
-        asked = study.ask(fixed_distributions=self._space)
-        return {key: asked.params[key] for key in self._space}
+        if given is not None:
+            study.enqueue_trial(given)
+        return self._suggested(study.ask())
+
+    def _suggested(self, trial: OptunaTrial) -> dict[str, Scalar]:
+        """The settings that are searched in this trial, parents first, in the space's order."""
+        space, drawn = self._settings.space, dict[str, Scalar]()
+        for key in self._order:
+            if space[key].active(drawn):
+                drawn[key] = _suggest(trial, key, distribution(space[key]))
+        return {key: drawn[key] for key in space if key in drawn}
 
     def tell(self, trial: Trial) -> None:
         """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
@@ -182,19 +212,17 @@ class Sampler:
                 mine.set_constraint(name, value)
 
     def _mend(self, ledger: Ledger) -> None:
-        """Enter what the log knows and the study does not, then queue the start points left."""
+        """Enter what the log knows and the study does not."""
         known = self.study.get_trials(deepcopy=False)
         for number, trial in sorted(ledger.trials.items()):
             if number >= len(known):
                 self.study.enqueue_trial(trial.parameters)
-            if number >= len(known) or known[number].state == TrialState.WAITING:
-                self._open[number] = self.study.ask(fixed_distributions=self._space)
+                self._open[number] = self.study.ask()
+                self._suggested(self._open[number])
             elif known[number].state == TrialState.RUNNING:
                 self._open[number] = OptunaTrial(self.study, known[number]._trial_id)
                 self._told[number] = max(known[number].intermediate_values, default=0)
             self.tell(trial)
-        for point in self._settings.start[len(self.study.get_trials(deepcopy=False)) :]:
-            self.study.enqueue_trial(point)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -226,7 +254,7 @@ def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
     if len(started) > len(ledger.trials) + 1:
         return False
     for number, trial in ledger.trials.items():
-        if number >= len(known) or known[number].state == TrialState.WAITING:
+        if number >= len(known):
             continue
         if known[number].params != trial.parameters:
             return False
@@ -235,24 +263,32 @@ def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
     return True
 
 
-def _sampler(settings: Method, seed: int) -> optuna.samplers.BaseSampler:
-    match settings:
+def _sampler(settings: Study, seed: int) -> optuna.samplers.BaseSampler:
+    method = settings.searcher
+    match method:
         case TPE():
-            return optuna.samplers.TPESampler(
-                n_startup_trials=settings.startup_trials,
-                n_ei_candidates=settings.candidates,
-                multivariate=settings.multivariate,
-                constant_liar=settings.constant_liar,
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # that `group` may change
+                return optuna.samplers.TPESampler(
+                    n_startup_trials=method.startup_trials,
+                    n_ei_candidates=method.candidates,
+                    multivariate=method.multivariate,
+                    group=method.multivariate and settings.conditional,
+                    constant_liar=method.constant_liar,
+                    seed=seed,
+                )
+        case GP():
+            return optuna.samplers.GPSampler(
+                n_startup_trials=method.startup_trials,
+                warn_independent_sampling=not settings.conditional,
                 seed=seed,
             )
-        case GP():
-            return optuna.samplers.GPSampler(n_startup_trials=settings.startup_trials, seed=seed)
         case NSGA2():
-            return optuna.samplers.NSGAIISampler(population_size=settings.population, seed=seed)
+            return optuna.samplers.NSGAIISampler(population_size=method.population, seed=seed)
         case Random() | QMC() | Grid():  # whose points are given, whatever the sampler
             return optuna.samplers.RandomSampler(seed=seed)
         case _:
-            assert_never(settings)
+            assert_never(method)
 
 
 def _suggest(trial: OptunaTrial, key: str, space: BaseDistribution) -> Any:

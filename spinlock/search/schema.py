@@ -11,13 +11,14 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from spinlock.config import known_paths
+from spinlock.search.parameter import Parameter
 from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
 
 
 def study_schema(trainable: Trainable) -> dict[str, Any]:
-    """Study's schema with `training` and the paths of `space` and `start` filled in."""
+    """Study's schema with `training` and the paths of `space`, `when` and `start` filled in."""
     by_model, definitions = models_json_schema(
         [(Study, "validation"), (trainable.model, "validation")],
         title=f"Study of {trainable.name}",
@@ -30,6 +31,8 @@ def study_schema(trainable: Trainable) -> dict[str, Any]:
     paths = {"enum": known_paths(trainable.model)}
     study["properties"]["space"]["propertyNames"] = paths
     study["properties"]["start"]["items"]["propertyNames"] = paths
+    conditions, _ = schema[Parameter.__name__]["properties"]["when"]["anyOf"]  # or null
+    conditions["propertyNames"] = paths
     return {**definitions, **by_model[(Study, "validation")]}
 
 

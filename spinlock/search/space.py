@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from spinlock.config import Config, replace
+from spinlock.search import conditions
 from spinlock.search.methods import QMC, TPE, Grid, Method
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.training.guards import Guard
@@ -201,7 +202,8 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _enough_points(self) -> "Study":
-        if isinstance(self.searcher, Grid):
+        # A space whose conditions are at fault has no points to count; `check` says so.
+        if isinstance(self.searcher, Grid) and not conditions.faults(self.space, {}):
             fault = self.searcher.fault(self.space, self.trials - len(self.start))
             if fault is not None:
                 raise ValueError(fault)
@@ -237,18 +239,31 @@ class Study(Config):
         return () if found is None else (Objective(metric=metric, mode=found),)
 
     @property
+    def conditional(self) -> bool:
+        """Whether some setting is searched in some trials alone."""
+        return any(parameter.when for parameter in self.space.values())
+
+    @property
     def corner(self) -> dict[str, Scalar]:
         """The point of the space where every setting is at its first extreme."""
-        return {key: parameter.extremes[0] for key, parameter in self.space.items()}
+        return conditions.settled(self.space, self._firsts)
 
     def extremes(self) -> list[dict[str, Scalar]]:
-        """The corner, and from there every other extreme, one setting at a time."""
+        """The corner, and from there every other extreme, one setting at a time.
+
+        For a setting that is not searched at the corner its parents move as well.
+        """
         corner = self.corner
         return [corner] + [
-            corner | {key: value}
+            conditions.settled(self.space, self._firsts | parents | {key: value})
             for key, parameter in self.space.items()
-            for value in parameter.extremes[1:]
+            if (parents := conditions.opening(self.space, key)) is not None
+            for value in parameter.extremes[1 if key in corner else 0 :]
         ]
+
+    @property
+    def _firsts(self) -> dict[str, Scalar]:
+        return {key: parameter.extremes[0] for key, parameter in self.space.items()}
 
     def configuration(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
         """The training section with searched `values` at their dotted paths."""
@@ -267,4 +282,9 @@ class Study(Config):
     def sample(self, count: int) -> list[dict[str, Scalar]]:
         """Points of the space for showing; the searcher draws its own."""
         random = np.random.default_rng(self.seed)
-        return [{k: p.at(random.random()) for k, p in self.space.items()} for _ in range(count)]
+        return [
+            conditions.settled(
+                self.space, {k: p.at(random.random()) for k, p in self.space.items()}
+            )
+            for _ in range(count)
+        ]

@@ -32,6 +32,8 @@ def write_tables(ledger: Ledger, experiment: Path) -> None:
 def trials_table(ledger: Ledger) -> pa.Table:
     """A row per trial; searched settings as `param/<path>`, the best epoch's as `best/<metric>`.
 
+    A setting that was not searched in a trial is null there.
+
     `leads` marks the best trial, or with several objectives those of the Pareto front, whose
     `value` is null: they have one per objective, among `best/<metric>`.
     """
@@ -53,7 +55,7 @@ def trials_table(ledger: Ledger) -> pa.Table:
             "started": trial.started,
             "ended": trial.ended,
         }
-        row |= {f"param/{key}": value for key, value in trial.parameters.items()}
+        row |= {f"param/{key}": trial.parameters.get(key) for key in ledger.study.space}
         if best is not None:
             row |= {f"best/{key}": v for key, v in trial.history[best[0]].items()}
         rows.append(row)

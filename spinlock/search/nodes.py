@@ -30,23 +30,22 @@ def require_shared(
     Nodes that join later are not asked: there a trial fails that finds no experiment.
     """
     here = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    others = {name: node for name, node in _alive().items() if name != here}
     mark, word = experiment / f".seen-{uuid4().hex}", uuid4().hex
     mark.write_text(word)
     try:
-        answers = {
-            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})": ray.remote(_look)
-            .options(
-                num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            )
-            .remote(mark, word, trainable, config, dict(facts))
-            for node in others
-        }
-        found = {name: _answer(asked) for name, asked in answers.items()}
+        asked = {name: _ask(name, mark, word, trainable, config, dict(facts)) for name in others}
+        if asked:
+            ray.wait([*asked.values()], num_returns=len(asked), timeout=_PATIENCE)
+        found = {name: _answer(answer) for name, answer in asked.items()}
     finally:
         mark.unlink()
-    faults = [f"node {name}: {fault}" for name, fault in found.items() if fault is not None]
+    left = _alive()  # one that was lost meanwhile is no obstacle
+    faults = [
+        f"node {others[name]}: {fault}"
+        for name, fault in found.items()
+        if fault is not None and name in left
+    ]
     if faults:
         raise SearchError(
             f"{experiment}: not every node of this Ray sees what this one sees. "
@@ -55,9 +54,23 @@ def require_shared(
         )
 
 
+def _alive() -> dict[str, str]:
+    """Ray's names of the nodes, with what a person calls them."""
+    return {
+        node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def _ask(node: str, *question: Any) -> Any:
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(_look).options(num_cpus=0, scheduling_strategy=there).remote(*question)
+
+
 def _answer(asked: Any) -> str | None:
     try:
-        fault: str | None = ray.get(asked, timeout=_PATIENCE)
+        fault: str | None = ray.get(asked, timeout=0)
     except RayError as error:
         return f"it cannot look: {str(error).strip().splitlines()[-1]}"
     return fault

@@ -74,7 +74,8 @@ def submit(
                 "experiment": str(experiment),
             },
         )
-    token = "RAY_AUTH_MODE=token " if os.environ.get(authentication.AUTH_MODE_ENV_VAR) else ""
+    asks = os.environ.get(authentication.AUTH_MODE_ENV_VAR) == "token"
+    token = "RAY_AUTH_MODE=token " if asks else ""
     print(f"job {job}: {entrypoint}")
     for purpose, verb in (("follow", "logs --follow"), ("stop", "stop"), ("state", "status")):
         print(f"{purpose:7} {token}ray job {verb} --address {place} {job}")

@@ -6,9 +6,11 @@ benchmarks/cluster runs clusters/local.yaml on hosts of its own.
 import copy
 import ipaddress
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,21 @@ def test_an_on_demand_head_and_gpu_spot_workers_from_none(aws: dict[str, Any]) -
     assert sum(node["max_workers"] for node in workers(aws)) == aws["max_workers"]
 
 
+def test_what_ray_hands_on_to_aws_unread_has_only_names_that_ec2_knows(aws: dict[str, Any]) -> None:
+    """Ray accepts any key there; a misspelt one would surface with the first machine, or never."""
+    known = {  # of RunInstances in EC2's API reference
+        *("InstanceType", "ImageId", "SecurityGroupIds", "InstanceMarketOptions", "MarketType"),
+        *("MetadataOptions", "HttpTokens", "BlockDeviceMappings", "DeviceName", "Ebs"),
+        *("VolumeSize", "VolumeType", "Encrypted"),
+    }
+    for node in (head(aws), *workers(aws)):
+        assert {*re.findall(r'"(\w+)":', json.dumps(node["node_config"]))} <= known
+        assert {"InstanceType", "ImageId", "SecurityGroupIds"} <= {*node["node_config"]}
+        (disk,) = node["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["Encrypted"] is True
+    assert {*aws["provider"]} == {"type", "region", "cache_stopped_nodes"}  # nor there does it look
+
+
 def test_every_node_starts_with_the_token_that_is_copied_to_it(prepared: dict[str, Any]) -> None:
     assert prepared["file_mounts"][f"{home(prepared)}/.ray/auth_token"] == "~/.ray/auth_token"
     for kind in ("head_setup_commands", "worker_setup_commands"):
@@ -244,7 +261,7 @@ def test_listed_hosts_are_all_workers_at_addresses_that_are_nobodys_until_change
     assert all(ipaddress.ip_address(ip) in ipaddress.ip_network("192.0.2.0/24") for ip in addresses)
     count = len(provider["worker_ips"])
     assert described["min_workers"] == described["max_workers"] == count
-    assert LOCAL.count("# CHANGE") - LOCAL.count("# CHANGE THREE") == 4
+    assert LOCAL.count("# CHANGE") - LOCAL.count("# CHANGE THESE") == 4
 
 
 def test_listed_hosts_are_started_around_the_traps_of_ray() -> None:
@@ -262,3 +279,28 @@ def test_the_interface_that_leads_to_the_head_is_read_from_the_route() -> None:
     shown = "10.0.0.1 dev enp3s0 src 10.0.0.7 uid 0 \\    cache"
     done = subprocess.run(["bash", "-c", pick], input=shown, capture_output=True, text=True)
     assert done.stdout.strip() == "enp3s0"
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_down_stops_the_head_and_then_each_worker_and_names_one_that_it_did_not_reach(
+    tmp_path: Path, reached: bool
+) -> None:
+    """`ray` and `ssh` are stand-ins that write down how they were called."""
+    calls = tmp_path / "calls"
+    for name, code in (("ray", 0), ("ssh", 0 if reached else 255)):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\nexit {code}\n')
+        program.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "clusters/down.py"), str(ROOT / "clusters/local.yaml")],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    head, *ssh = calls.read_text().splitlines()
+    assert head == f"ray down --yes {ROOT / 'clusters/local.yaml'}"
+    assert [call.split("spinlock@")[1].split()[0] for call in ssh] == ["192.0.2.11", "192.0.2.12"]
+    assert all("ray stop --force" in call for call in ssh)
+    assert done.returncode == (0 if reached else 1)
+    assert done.stdout.count("NOT REACHED") == (0 if reached else 2)

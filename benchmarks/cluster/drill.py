@@ -186,7 +186,6 @@ def lead(drill: Drill) -> None:
             "the search has finished",
             1200,
         )
-        drill.run("ctl", f"ray job status --address {DASHBOARD} {job} 2>&1 | tail -n 1")
         drill.run("ctl", f"ray job logs --address {DASHBOARD} {job} 2>/dev/null | grep -E {told}")
 
     joined = f"{search} --address auto --experiment {shared}/joined {kept}"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -247,6 +247,7 @@ def main(
 ) -> None:
     """Lead the drill and write the transcript."""
     place.mkdir(parents=True)
+    made = provenance()  # before: the hosts get this commit, whatever is edited meanwhile
     drill = Drill(place)
     drill.hosts("up", place, Path(sys.prefix))
     try:
@@ -258,12 +259,11 @@ def main(
         lead(drill)
     finally:
         drill.hosts("down", place)
-    write(drill.said)
+    write(drill.said, made)
     shutil.rmtree(place)
 
 
-def write(said: list[str]) -> None:
-    made = provenance()
+def write(said: list[str], made: dict[str, Any]) -> None:
     RESULT.write_text(
         "# Three hosts, one lost\n\n"
         f"Made by `python benchmarks/cluster/drill.py`, commit {made['commit']}, "

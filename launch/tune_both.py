@@ -28,6 +28,7 @@ def main(
     resume: launch.Resume = False,
     dry_run: launch.DryRun = False,
     address: launch.Address = None,
+    submit: launch.Submit = False,
     artifacts: launch.Artifacts = Path("artifacts"),
 ) -> None:
     """Both at once, neither knows of the other; Ctrl-C leaves both resumable."""
@@ -40,6 +41,7 @@ def main(
         resume=resume,
         dry_run=dry_run,
         address=address,
+        submit=submit,
     )
 
 

@@ -24,6 +24,7 @@ def main(
     resume: launch.Resume = False,
     dry_run: launch.DryRun = False,
     address: launch.Address = None,
+    submit: launch.Submit = False,
     artifacts: launch.Artifacts = Path("artifacts"),
 ) -> None:
     """Search; Ctrl-C leaves it resumable. The result goes to launch/export_best.py."""
@@ -38,6 +39,7 @@ def main(
         resume=resume,
         dry_run=dry_run,
         address=address,
+        submit=submit,
     )
 
 

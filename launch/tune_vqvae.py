@@ -22,6 +22,7 @@ def main(
     resume: launch.Resume = False,
     dry_run: launch.DryRun = False,
     address: launch.Address = None,
+    submit: launch.Submit = False,
     artifacts: launch.Artifacts = Path("artifacts"),
 ) -> None:
     """Search; what launch/export_best.py makes of it goes to launch/tune_noa.py --vqvae."""
@@ -36,6 +37,7 @@ def main(
         resume=resume,
         dry_run=dry_run,
         address=address,
+        submit=submit,
     )
 
 

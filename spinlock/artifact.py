@@ -8,6 +8,7 @@ Nothing in it is executed on loading: JSON and safetensors only.
 
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from spinlock.errors import ArtifactError
 from spinlock.files import atomic_directory, fingerprint
 
 FORMAT = 1
+COMMIT = "SPINLOCK_COMMIT"  # a variable of the environment
 FILES = _DESCRIPTION, _WEIGHTS = "artifact.json", "weights.safetensors"
 
 
@@ -139,9 +141,29 @@ def provenance(**facts: Any) -> dict[str, Any]:
             "numpy": version("numpy"),
             "python": platform.python_version(),
         },
-        "commit": _commit(),
+        "commit": commit(),
         **facts,
     }
+
+
+def commit() -> str | None:
+    """The commit of the code that runs; None without checkout or git.
+
+    Code that was sent to a cluster has no checkout there, and brings it in its environment.
+    """
+    package = Path(__file__).resolve().parent
+    if not (package.parent / ".git").exists():
+        return os.environ.get(COMMIT)
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git on this machine's PATH
+        return None
+    return done.stdout.strip() or None
 
 
 def _refuse_to_replace_others(path: Path) -> None:
@@ -165,20 +187,3 @@ def _finite_or_null(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite_or_null(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from; None without checkout or git."""
-    package = Path(__file__).resolve().parent
-    if not (package.parent / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:  # no git on this machine's PATH
-        return None
-    return done.stdout.strip() or None

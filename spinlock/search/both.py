@@ -38,7 +38,11 @@ class Pair(Config):
 
 
 def plan(
-    spaces: Mapping[str, Path], overrides: Sequence[str], data: Path | None
+    spaces: Mapping[str, Path],
+    overrides: Sequence[str],
+    data: Path | None,
+    *,
+    elsewhere: bool = False,
 ) -> dict[str, Study]:
     """The studies by the names of their trainables, checked, and independent of each other.
 
@@ -47,7 +51,13 @@ def plan(
     """
     sorted_out = _by_name(overrides, tuple(spaces))
     studies = {
-        name: prepare.plan(space, TRAINABLES[name], sorted_out[name], files={"data.path": data})
+        name: prepare.plan(
+            space,
+            TRAINABLES[name],
+            sorted_out[name],
+            files={"data.path": data},
+            elsewhere=elsewhere,
+        )
         for name, space in spaces.items()
     }
     for name, study in studies.items():

@@ -13,6 +13,7 @@ import fcntl
 import json
 import math
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,9 +93,16 @@ def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
     """Hold the trial's directory: one process trains a trial at a time.
 
     After a driver was killed its trials' processes take some seconds to notice; whoever takes
-    the trial up waits for them. Raises SearchError after `patience` seconds.
+    the trial up waits for them. Raises SearchError after `patience` seconds, and on a node where
+    the search that made the directory's parent is not seen: what is saved there would be lost.
     """
-    trial.mkdir(parents=True, exist_ok=True)
+    try:
+        trial.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        raise SearchError(
+            f"{trial.parent}: not there on node {socket.gethostname()}. The experiment must be on "
+            "storage that all nodes share."
+        ) from None
     deadline = time.monotonic() + patience
     with (trial / "lock").open("a") as stream:
         while True:

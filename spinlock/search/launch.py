@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from spinlock.config import parse
+from spinlock.errors import SearchError
 from spinlock.search import both, prepare, preview, summary
 from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.ranking import leaders
+from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
 
@@ -22,7 +24,8 @@ Experiment = Annotated[Path | None, typer.Option(help="Default: experiments/<nam
 Trials = Annotated[int | None, typer.Option(help="In place of the study's number.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show, and train nothing.")]
-Address = Annotated[str | None, typer.Option(help="A running Ray; ours if not given.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray; its dashboard for --submit.")]
+Submit = Annotated[bool, typer.Option("--submit", help="As a job of the cluster at --address.")]
 Artifacts = Annotated[Path, typer.Option(help="Where what is made here is kept.")]
 
 
@@ -38,14 +41,18 @@ def search(
     resume: bool,
     dry_run: bool,
     address: str | None,
+    submit: bool,
 ) -> None:
     """Check, make what is missing, search, show. Exits with 130 after Ctrl-C, 1 without a result.
 
     `files` are the training settings that name a file, with what the command line gave.
     """
     changes = [*(overrides or ()), *([f"trials={trials}"] if trials is not None else ())]
-    study = prepare.plan(space, trainable, changes, files=files)
+    study = prepare.plan(space, trainable, changes, files=files, elsewhere=submit)
     console = Console()
+    if submit:
+        _submit([space], [study], files, experiment, recipes.artifacts, dry_run, address)
+        return
     if dry_run:
         preview.show_plan(console, study, trainable)
         return
@@ -79,13 +86,19 @@ def search_both(
     resume: bool,
     dry_run: bool,
     address: str | None,
+    submit: bool,
 ) -> None:
     """The same for the two studies that a `both.Pair` names, at once; then the validation.
 
     Exits with 130 after Ctrl-C; the verdict of the validation is not an exit code.
     """
-    studies = both.plan(both.Pair.read(space), overrides or (), data)
+    spaces = both.Pair.read(space)
+    studies = both.plan(spaces, overrides or (), data, elsewhere=submit)
     console = Console()
+    if submit:
+        sent = [space, *spaces.values()], [*studies.values()], {"data.path": data}
+        _submit(*sent, experiment, recipes.artifacts, dry_run, address)
+        return
     if dry_run:
         both.show_plans(console, studies)
         return
@@ -109,6 +122,23 @@ def search_both(
     if not finished:
         _interrupted(console)
     both.validate_best(place, ready)
+
+
+def _submit(
+    spaces: Sequence[Path],
+    studies: Sequence[Study],
+    files: Mapping[str, Path | None],
+    experiment: Path | None,
+    artifacts: Path,
+    dry_run: bool,
+    address: str | None,
+) -> None:
+    if dry_run:
+        raise SearchError("--dry-run is answered here, by the command without --submit.")
+    from spinlock.search.submit import submit  # Ray, as above
+
+    given = [path for path in files.values() if path is not None]
+    submit(spaces, studies, given, experiment, artifacts, address)
 
 
 def _show(console: Console, ready: prepare.Prepared, trainable: Trainable, ledger: Ledger) -> None:

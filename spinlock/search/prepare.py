@@ -24,7 +24,7 @@ from spinlock.training.config import NOATraining, VQVAETraining
 from spinlock.training.tokenizers import read_tokenizer
 from spinlock.training.trainer import Trainer
 
-_LATER = Path("made-on-the-spot")
+LATER = Path("made-on-the-spot")
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,22 @@ def plan(
     overrides: Sequence[str],
     *,
     files: Mapping[str, Path | None],
+    elsewhere: bool = False,
 ) -> Study:
     """The study, checked. `files` are training settings that name a file, with those given.
 
     Files that are still to be made stand in it as `made-on-the-spot`. Files that are there
-    already are held against every extreme of the space.
+    already are held against every extreme of the space, unless they are `elsewhere`.
     """
     study = load_study(
         space,
         trainable,
         overrides,
         fixed={key: str(path.resolve()) for key, path in files.items() if path is not None},
-        defaults={key: str(_LATER) for key in files},
+        defaults={key: str(LATER) for key in files},
     )
-    inspect(study, trainable)
+    if not elsewhere:
+        inspect(study, trainable)
     return study
 
 
@@ -71,11 +73,11 @@ def inspect(study: Study, trainable: Trainable) -> None:
     """Raise SpinlockError unless the files fit each other and every extreme of the space."""
     for point in study.extremes():
         config = parse(trainable.model, study.configuration(point), where=study.name)
-        if isinstance(config, NOATraining) and config.tokenizer == _LATER:
+        if isinstance(config, NOATraining) and config.tokenizer == LATER:
             config = config.model_copy(update={"tokenizer": None})
         if not isinstance(config, NOATraining | VQVAETraining):
             raise TypeError(f"{type(config).__name__} names no files")
-        if config.data.path != _LATER:
+        if config.data.path != LATER:
             trainable.facts(config)
         elif isinstance(config, NOATraining) and config.tokenizer is not None:
             read_tokenizer(config.tokenizer)
@@ -99,13 +101,13 @@ def fulfil(
         say(f"{kind}: {path} ({seconds[kind]:.1f} s)")
         return str(path)
 
-    if training["data.path"] == str(_LATER):
+    if training["data.path"] == str(LATER):
         training["data.path"] = made("dataset", lambda: _dataset(recipes))
     training["data.path"] = str(Path(training["data.path"]).resolve())
     base = parse(trainable.model, replace(replace({}, training), study.corner), where=study.name)
     _verify(Path(training["data.path"]), recipes.artifacts, say)
     if isinstance(base, NOATraining):
-        if training["tokenizer"] == str(_LATER):
+        if training["tokenizer"] == str(LATER):
             training["tokenizer"] = made("tokenizer", lambda: _tokenizer(recipes, base))
         if training["tokenizer"] is not None:
             training["tokenizer"] = str(Path(training["tokenizer"]).resolve())

@@ -20,7 +20,7 @@ from rich.console import Console
 from spinlock.config import parse
 from spinlock.errors import SearchError
 from spinlock.files import own_directory, refuse_foreign
-from spinlock.search import cluster
+from spinlock.search import cluster, nodes
 from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
@@ -64,7 +64,8 @@ def run(
 
     The first Ctrl-C ends the session in good order; trials under way are resumed later. Raises
     SearchError when the directory holds a search and `resume` is not asked for, when the study
-    differs from the one that was begun, or when another driver is at it.
+    differs from the one that was begun, when another driver is at it, or when a node of the Ray
+    at `address` does not see the same files.
     """
     console = console or Console(stderr=True)
     check(study, trainable, where=study.name)
@@ -78,15 +79,17 @@ def run(
             config = parse(trainable.model, values, where=f"trial {trial.number}")
             return trainable.reporting(config)
 
+        facts = trainable.facts(base)
         book = Book.open(
             experiment,
             study,
             trainable=trainable.name,
-            facts=trainable.facts(base),
+            facts=facts,
             reporting=reporting,
             resume=resume,
         )
         sampler = Sampler.open(experiment, book.ledger)
+        trial_directory(experiment, 0).parent.mkdir(exist_ok=True)
         try:
             if book.ledger.unfinished or book.ledger.left:
                 with (
@@ -99,6 +102,8 @@ def run(
                         epochs=trainable.reporting(base)[-1],
                     ) as progress,
                 ):
+                    if address is not None:
+                        nodes.require_shared(experiment, trainable, base, facts)
                     if ray_.dashboard is not None:
                         console.print(f"Ray dashboard: {ray_.dashboard}")
                     if ray_.idle_gpus:

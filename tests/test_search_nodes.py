@@ -1,0 +1,85 @@
+"""A search on several nodes starts only where all of them see the same files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._private import ray_constants
+from ray.cluster_utils import Cluster
+from searching import Regression, RegressionConfig
+
+from spinlock.errors import SearchError
+from spinlock.search import checkpoints
+from spinlock.search.cluster import DRIVER, connect
+from spinlock.search.noa import NOA
+from spinlock.search.nodes import _look, require_shared
+from spinlock.search.space import Resources
+from spinlock.training.config import training_config
+
+FACTS = {"problem": "seed 0"}
+
+
+class OfItsNode(Regression):
+    """Stands on something that each node has for itself."""
+
+    def facts(self, config: RegressionConfig) -> dict[str, Any]:  # noqa: ARG002
+        return {"problem": ray.get_runtime_context().get_node_id()}
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # was read at the import
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+    node = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"resources": {DRIVER: 9}})
+    cluster.add_node(num_cpus=1)
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_nodes_that_see_the_same_pass_and_those_that_do_not_are_named(
+    two_nodes: str, tmp_path: Path
+) -> None:
+    with connect(Resources(execution="in_process"), address=two_nodes):
+        require_shared(tmp_path, Regression(), RegressionConfig(), FACTS)
+        here = OfItsNode().facts(RegressionConfig())
+        with pytest.raises(SearchError, match=r"node \S+ \(\S+\): the problem is not the same"):
+            require_shared(tmp_path, OfItsNode(), RegressionConfig(), here)
+    assert not list(tmp_path.iterdir()), "the mark is taken away"
+
+
+def test_a_node_tells_what_it_does_not_see(tmp_path: Path, noa_run: dict[str, Any]) -> None:
+    mark = tmp_path / "mark"
+    unseen = _look(mark, "word", Regression(), RegressionConfig(), FACTS)
+    assert unseen == f"what was written to {tmp_path} is not there (No such file or directory)"
+    mark.write_text("another")
+    other = _look(mark, "word", Regression(), RegressionConfig(), FACTS)
+    assert other == f"{tmp_path} is another directory there"
+    mark.write_text("word")
+    assert _look(mark, "word", Regression(), RegressionConfig(), FACTS) is None
+    config = training_config(noa_run, where="run")
+    facts = NOA().facts(config)
+    assert _look(mark, "word", NOA(), config, facts) is None
+    changed = _look(mark, "word", NOA(), config, facts | {"tokenizer": "sha256:0"})
+    assert changed == "the tokenizer is not the same there"
+    absent = config.model_copy(
+        update={"data": config.data.model_copy(update={"path": tmp_path / "absent.h5"})}
+    )
+    missing = _look(mark, "word", NOA(), absent, facts)
+    assert missing is not None
+    assert "absent.h5" in missing
+
+
+def test_a_trial_begins_nothing_where_the_experiment_is_not_seen(tmp_path: Path) -> None:
+    """On a node that joined later, a checkpoint on its own disk would be lost with it."""
+    trial = checkpoints.trial_directory(tmp_path / "elsewhere", 0)
+    with (
+        pytest.raises(SearchError, match="storage that all nodes share"),
+        checkpoints.exclusive(trial),
+    ):
+        pass
+    assert not trial.parent.exists()

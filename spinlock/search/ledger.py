@@ -45,6 +45,9 @@ class Trial:
     verdict: Verdict | None = None
     spared: Verdict | None = None  # what an audited trial would have ended by
     paused: int | None = None  # the rung at which it waits
+    _scored: tuple[tuple[int, tuple[Objective, ...]], tuple[int, Scores] | None] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def epochs(self) -> int:
@@ -64,7 +67,10 @@ class Trial:
 
         With one objective the best, the first of equals; with several see `best_epoch`.
         """
-        return best_epoch(self.history, objectives)
+        asked = self.epochs, tuple(objectives)
+        if self._scored is None or self._scored[0] != asked:
+            self._scored = asked, best_epoch(self.history, objectives)
+        return self._scored[1]
 
 
 @dataclass

@@ -7,6 +7,9 @@ one finds it better. With one objective this is the usual order.
 import math
 from collections.abc import Mapping, Sequence
 
+import moocore
+import numpy as np
+
 from spinlock.search.space import Objective
 
 Scores = tuple[float, ...]
@@ -55,16 +58,17 @@ def fronts(points: Mapping[int, Scores], objectives: Sequence[Objective]) -> lis
 
     Within a layer the order is that of `points`; of equal points each is on the same layer.
     """
-    left, layers = dict(points), list[list[int]]()
-    while left:
-        front = [
-            key
-            for key, point in left.items()
-            if not any(
-                as_good(other, point, objectives) and not as_good(point, other, objectives)
-                for other in left.values()
-            )
-        ]
-        layers.append(front)
-        left = {key: point for key, point in left.items() if key not in front}
+    if not points:
+        return []
+    costs = np.array(
+        [[g.cost(v) for v, g in zip(p, objectives, strict=True)] for p in points.values()]
+    )
+    ranks = (
+        np.unique(costs[:, 0], return_inverse=True)[1]
+        if len(objectives) == 1
+        else moocore.pareto_rank(costs)
+    )
+    layers: list[list[int]] = [[] for _ in range(int(ranks.max()) + 1)]
+    for key, rank in zip(points, ranks, strict=True):
+        layers[int(rank)].append(key)
     return layers

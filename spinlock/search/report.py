@@ -1,5 +1,6 @@
 """What a person sees of a search while it runs: a table on a terminal, plain lines elsewhere."""
 
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
@@ -33,6 +34,7 @@ _COLOURS = {
     State.FAILED: "bold red",
     State.INTERRUPTED: "dim",
 }
+_SLOW = 0.05  # seconds
 _SHOWN, _WIDE, _DIGITS = 24, 120, 6  # 0.0123 has six characters
 _STATE = len("GUARDED codebook_collapse")
 
@@ -43,6 +45,7 @@ class Progress:
     def __init__(self, console: Console, *, columns: Sequence[str], epochs: int) -> None:
         self._console, self._columns, self._epochs = console, columns, epochs
         self._live: Live | None = None
+        self._next = 0.0  # when the table is drawn again at the earliest
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -62,6 +65,9 @@ class Progress:
     def __call__(self, event: Event, ledger: Ledger) -> None:
         """Show what has changed."""
         if self._live is not None:
+            begun = time.monotonic()
+            if begun < self._next:
+                return
             width = self._console.width
             trials = table(
                 ledger,
@@ -72,6 +78,9 @@ class Progress:
                 sentences=width >= _WIDE,
             )
             self._live.update(trials)
+            # Of thousands of trials a table takes longer than an event: a tenth of the time for it.
+            spent = time.monotonic() - begun
+            self._next = begun + 10 * spent if spent > _SLOW else 0.0
             return
         match event:
             case Suggested():

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from searching import Regression
+from test_search_replay import PLAYED, search
 from test_searcher_optuna import WIDE, agree, load, opened, play, suggestions
 
 from spinlock.search.methods import QMC, Grid, Method
 from spinlock.search.parameter import Parameter
+from spinlock.search.replay import replay
 from spinlock.search.sampler import JOURNAL
 from spinlock.search.space import Study
 
@@ -18,12 +21,22 @@ QUICK: dict[str, dict[str, Any]] = {
     "tpe": {"startup_trials": 4},
     "gp": {"startup_trials": 4},
     "nsga2": {"population": 4},
+    "cmaes": {"population": 4},
 }
 
 
+def by(kind: str, whole: Study, **changes: Any) -> Study:
+    """`whole` searched by this method, without its choices where the method takes none."""
+    document = whole.model_dump() | {"searcher": {"kind": kind, **QUICK.get(kind, {})}}
+    if kind == "cmaes":
+        ranges = {k: p for k, p in document["space"].items() if p["choice"] is None}
+        start = [{k: v for k, v in point.items() if k in ranges} for point in document["start"]]
+        document |= {"space": ranges, "start": start}
+    return Study.model_validate(document | changes)
+
+
 def wanted(kind: str, **changes: Any) -> Study:
-    method = {"kind": kind, **QUICK.get(kind, {})}
-    return Study.model_validate(WIDE.model_dump() | {"searcher": method} | changes)
+    return by(kind, WIDE, **changes)
 
 
 @pytest.mark.parametrize("lost", ["nothing", "journal"])
@@ -44,6 +57,13 @@ def test_an_interruption_changes_no_suggestion_and_every_one_is_in_the_space(
         assert all(WIDE.space[key].holds(value) for key, value in point.items())
     found, sampler = opened(directory, wanted(kind), resume=True)
     agree(found.ledger, load(directory))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_decision_is_derived_again_from_the_log(tmp_path: Path, kind: str) -> None:
+    search(tmp_path, 3, sessions=2, study=by(kind, PLAYED))
+    found = replay(tmp_path, {"regression": Regression()})
+    assert (found.suggestions, found.differences) == (16, [])
 
 
 @pytest.mark.parametrize("kind", ["tpe", "gp"])

@@ -22,14 +22,16 @@ KINDS = {"regression": Regression()}
 EPOCHS = 9  # the reports that `book` expects
 
 
-def search(directory: Path, workers: int, *, sessions: int = 1) -> None:
+PLAYED = Study.model_validate(
+    WIDE.model_dump()
+    | {"trials": 16, "training": {"epochs": EPOCHS}}
+    | {"space": {k: v for k, v in WIDE.model_dump()["space"].items() if k != "epochs"}}
+    | {"start": [{"batch_size": 16}]}
+)
+
+
+def search(directory: Path, workers: int, *, sessions: int = 1, study: Study = PLAYED) -> None:
     """16 trials, `workers` at a time in turn, of every fate; the driver is killed in between."""
-    study = Study.model_validate(
-        WIDE.model_dump()
-        | {"trials": 16, "training": {"epochs": EPOCHS}}
-        | {"space": {k: v for k, v in WIDE.model_dump()["space"].items() if k != "epochs"}}
-        | {"start": [{"batch_size": 16}]}
-    )
     for session in range(sessions):
         found, sampler = opened(directory, study, resume=session > 0)
         running = [trial.number for trial in found.ledger.unfinished]

@@ -37,9 +37,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
 
+from spinlock.search import evolution
 from spinlock.search.events import State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.methods import GP, NSGA2, QMC, TPE, Grid, Method, Random
+from spinlock.search.methods import CMAES, GP, NSGA2, QMC, TPE, Grid, Method, Random
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.search.space import Study
 
@@ -50,9 +51,9 @@ _log = logging.getLogger(__name__)
 class Sampler:
     """An Optuna study kept equal to a ledger. Not picklable, and never sent anywhere."""
 
-    def __init__(self, study: optuna.Study, settings: Study) -> None:
-        self.study = study
-        self._settings = settings
+    def __init__(self, study: optuna.Study, ledger: Ledger) -> None:
+        self.study, self._ledger = study, ledger
+        self._settings = settings = ledger.study
         self._space = {key: distribution(p) for key, p in settings.space.items()}
         self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
         self._open: dict[int, OptunaTrial] = {}
@@ -76,7 +77,7 @@ class Sampler:
         if not agrees:
             path.unlink()
             study = _study(path, ledger.study)
-        sampler = cls(study, ledger.study)
+        sampler = cls(study, ledger)
         sampler._mend(ledger)
         return sampler
 
@@ -91,7 +92,7 @@ class Sampler:
             parameters = {key: _suggest(trial, key, d) for key, d in self._space.items()}
         else:
             if number == len(waiting):
-                point = self._settings.planned(number) or self._beside(waiting)
+                point = self._planned(number) or self._beside(waiting)
                 if point is not None:
                     self.study.enqueue_trial(point)
             trial = self.study.ask(fixed_distributions=self._space)
@@ -100,6 +101,12 @@ class Sampler:
             raise RuntimeError(f"Optuna began trial {trial.number} where {number} was due")
         self._open[number] = trial
         return parameters
+
+    def _planned(self, number: int) -> dict[str, Scalar] | None:
+        """The point of trial `number` that Optuna has no say in; None where it has."""
+        if isinstance(self._settings.searcher, CMAES):
+            return evolution.draw(self._settings.searcher, self._ledger, number)
+        return self._settings.planned(number)
 
     def _beside(self, trials: list[FrozenTrial]) -> dict[str, Scalar] | None:
         """The sampler's point where trials wait at rungs; None where none does.
@@ -249,7 +256,7 @@ def _sampler(settings: Method, seed: int) -> optuna.samplers.BaseSampler:
             return optuna.samplers.GPSampler(n_startup_trials=settings.startup_trials, seed=seed)
         case NSGA2():
             return optuna.samplers.NSGAIISampler(population_size=settings.population, seed=seed)
-        case Random() | QMC() | Grid():  # whose points are given, whatever the sampler
+        case CMAES() | Random() | QMC() | Grid():  # whose points are given, whatever the sampler
             return optuna.samplers.RandomSampler(seed=seed)
         case _:
             assert_never(settings)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from spinlock.config import Config, replace
-from spinlock.search.methods import QMC, TPE, Grid, Method
+from spinlock.search.methods import CMAES, QMC, TPE, Grid, Method
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.training.guards import Guard
 
@@ -197,11 +197,14 @@ class Study(Config):
         return self
 
     @model_validator(mode="after")
-    def _enough_points(self) -> "Study":
+    def _searcher_fits(self) -> "Study":
+        fault = None
         if isinstance(self.searcher, Grid):
             fault = self.searcher.fault(self.space, self.trials - len(self.start))
-            if fault is not None:
-                raise ValueError(fault)
+        elif isinstance(self.searcher, CMAES):
+            fault = self.searcher.fault(self.space, len(self.goals))
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
     @property

@@ -29,6 +29,7 @@ from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import CMAES
 from spinlock.search.parameter import Scalar
+from spinlock.search.ranking import best_prior
 from spinlock.search.space import Promotion, Study
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -51,13 +52,19 @@ def ordered(trials: Sequence[Trial], study: Study) -> list[Trial]:
 
 
 def _state(method: CMAES, ledger: Ledger) -> cmaes.CMA:
-    """The distribution after every complete block in a row from the first."""
-    space = ledger.study.space
+    """The distribution after every complete block in a row from the first.
+
+    It begins at the best trial of earlier searches, with half the spread, at the first start point,
+    or in the middle.
+    """
+    space, prior = ledger.study.space, best_prior(ledger)
     first = ledger.study.start[0] if ledger.study.start else {}
+    if prior is not None:
+        first = prior.parameters
     mean = [p.share(first[key]) if key in first else 0.5 for key, p in space.items()]
     state = cmaes.CMA(
         mean=np.array(mean),
-        sigma=method.sigma,
+        sigma=method.sigma if prior is None else method.sigma / 2,
         bounds=np.array([[0.0, 1.0]] * len(space)),
         population_size=method.population,
     )

@@ -10,6 +10,7 @@ from spinlock.search.events import (
     Crashed,
     Ended,
     Event,
+    Prior,
     Promoted,
     Reported,
     SessionClosed,
@@ -44,6 +45,7 @@ class Trial:
     verdict: Verdict | None = None
     spared: Verdict | None = None  # what an audited trial would have ended by
     paused: int | None = None  # the rung at which it waits
+    source: str | None = None  # the earlier search whose trial it is, of a prior
 
     @property
     def epochs(self) -> int:
@@ -87,6 +89,7 @@ class Ledger:
     def __init__(self) -> None:
         self.opened: StudyOpened | None = None
         self.trials: dict[int, Trial] = {}
+        self.priors: list[Trial] = []  # of earlier searches, with their numbers there
         self.rungs: dict[int, dict[int, float]] = {}
         self.sessions: list[Session] = []
         self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
@@ -133,6 +136,19 @@ class Ledger:
             case StudyOpened():
                 self.opened = event
                 self._study = Study.model_validate(event.study)
+            case Prior():
+                if self.trials:
+                    raise SearchError("a prior cannot follow a trial.")
+                self.priors.append(
+                    Trial(
+                        event.trial,
+                        dict(event.parameters),
+                        event.time,
+                        history=event.history,
+                        verdict=event.verdict,
+                        source=event.source,
+                    )
+                )
             case SessionOpened():
                 if self.sessions and event.trials > self.study.trials:
                     self.given_up = {

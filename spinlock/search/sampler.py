@@ -32,7 +32,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
@@ -42,10 +42,13 @@ from spinlock.search.events import State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import CMAES, GP, NSGA2, QMC, TPE, Grid, Method, Random
 from spinlock.search.parameter import Parameter, Scalar
+from spinlock.search.ranking import best_prior
 from spinlock.search.space import Study
 
 JOURNAL = "optuna.journal"
 _log = logging.getLogger(__name__)
+# NSGA-II breeds from trials that have a generation; those of earlier searches are of the first.
+_FIRST_GENERATION = {optuna.samplers.NSGAIISampler._get_generation_key(): 0}
 
 
 class Sampler:
@@ -59,6 +62,7 @@ class Sampler:
         self._open: dict[int, OptunaTrial] = {}
         self._told: dict[int, int] = {}  # the last epoch reported, by trial
         self._paused: set[int] = set()
+        self._elsewhere: list[FrozenTrial] = []  # those of earlier searches
 
     @classmethod
     def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
@@ -69,15 +73,23 @@ class Sampler:
         path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
         drop_torn_line(path)
         try:
-            study = _study(path, ledger.study)
+            study = _study(_journal(path), ledger.study)
             agrees = _agrees(study, ledger)
         except (ValueError, KeyError) as error:
             _log.warning("%s is damaged (%s): made anew from the log.", path, error)
             agrees = False
         if not agrees:
             path.unlink()
-            study = _study(path, ledger.study)
+            study = _study(_journal(path), ledger.study)
         sampler = cls(study, ledger)
+        sampler._mend(ledger)
+        return sampler
+
+    @classmethod
+    def in_memory(cls, ledger: Ledger) -> "Sampler":
+        """The same without a file, to derive suggestions from a ledger alone."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = cls(_study(InMemoryStorage(), ledger.study), ledger)
         sampler._mend(ledger)
         return sampler
 
@@ -104,20 +116,30 @@ class Sampler:
 
     def _planned(self, number: int) -> dict[str, Scalar] | None:
         """The point of trial `number` that Optuna has no say in; None where it has."""
+        if number == len(self._settings.start) and self._ledger.priors:
+            best = best_prior(self._ledger)
+            if best is not None:  # what was best there is tried here first
+                return best.parameters
         if isinstance(self._settings.searcher, CMAES):
             return evolution.draw(self._settings.searcher, self._ledger, number)
         return self._settings.planned(number)
 
     def _beside(self, trials: list[FrozenTrial]) -> dict[str, Scalar] | None:
-        """The sampler's point where trials wait at rungs; None where none does.
+        """The sampler's point where trials wait at rungs or are of earlier searches; else None.
 
+        Trials of earlier searches are no trials of this one, and stand in the study beside alone.
         Most trials of a promoting search wait until its end, and a trial that Optuna has ended
         cannot go on. So the sampler is asked in a study beside, where those that wait are PRUNED:
         it learns what they have shown, and does not take them for bad ones that still run.
         """
-        if not self._paused or isinstance(self._settings.searcher, Random):
+        known = self._paused or self._ledger.priors
+        if not known or isinstance(self._settings.searcher, Random):
             return None
         study = optuna.create_study(directions=self.study.directions, sampler=self.study.sampler)
+        for prior in self._ledger.priors[len(self._elsewhere) :]:
+            self._elsewhere.append(self._told_elsewhere(prior))
+        for told in self._elsewhere:
+            study.add_trial(told)
         for trial in trials:
             told = copy.copy(trial)
             if trial.number in self._paused:
@@ -125,6 +147,24 @@ class Sampler:
             study.add_trial(told)
         asked = study.ask(fixed_distributions=self._space)
         return {key: asked.params[key] for key in self._space}
+
+    def _told_elsewhere(self, prior: Trial) -> FrozenTrial:
+        """A trial of an earlier search, which Optuna has never asked for, as `tell` would tell it.
+
+        What a guard ended that this search does not have counts as pruned.
+        """
+        verdict, best = prior.verdict, prior.best(self._settings.goals)
+        done = verdict is not None and verdict.state == State.COMPLETED and best is not None
+        sick = verdict is not None and verdict.state in (State.GUARDED, State.INFEASIBLE)
+        return optuna.trial.create_trial(
+            state=TrialState.COMPLETE if done else TrialState.PRUNED,
+            values=list(best[1]) if done and best is not None else None,
+            params=prior.parameters,
+            distributions=self._space,
+            intermediate_values=self._curve(prior),
+            constraints=self._constraints(prior, verdict.rule if sick and verdict else None),
+            system_attrs=dict(_FIRST_GENERATION),  # which Optuna adds constraints to
+        )
 
     def tell(self, trial: Trial) -> None:
         """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
@@ -135,8 +175,7 @@ class Sampler:
             self._paused.discard(trial.number)
         else:
             self._paused.add(trial.number)
-        if not self._settings.objectives:
-            self._report(mine, trial)
+        self._report(mine, trial)
         if trial.verdict is None:
             return
         mine.set_user_attr("state", str(trial.verdict.state))
@@ -167,24 +206,31 @@ class Sampler:
         del self._open[trial.number]
 
     def _report(self, mine: OptunaTrial, trial: Trial) -> None:
-        """Intermediate values: the objective after each epoch that Optuna has not heard of."""
-        (goal,) = self._settings.goals
-        for epoch, metrics in trial.history.items():
-            if epoch <= self._told.get(trial.number, 0):
-                continue
-            value = metrics.get(goal.metric, math.nan)
-            if math.isfinite(value):
+        """Intermediate values of each epoch that Optuna has not heard of."""
+        for epoch, value in self._curve(trial).items():
+            if epoch > self._told.get(trial.number, 0):
                 mine.report(value, step=epoch)
-            self._told[trial.number] = epoch
+        self._told[trial.number] = trial.epochs
 
-    def _constrain(self, mine: OptunaTrial, *, violated: str | None, trial: Trial) -> None:
+    def _curve(self, trial: Trial) -> dict[int, float]:
+        """The objective after each epoch where it is finite; nothing of several objectives."""
+        if self._settings.objectives:
+            return {}
+        (goal,) = self._settings.goals
+        curve = {e: metrics.get(goal.metric, math.nan) for e, metrics in trial.history.items()}
+        return {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
+
+    def _constraints(self, trial: Trial, violated: str | None) -> dict[str, float]:
         """By rule whether it ended the trial; by limit the least that an epoch was outside."""
-        known = self.study.get_trials(deepcopy=False)[mine.number].constraints
         told = {rule: 1.0 if rule == violated else 0.0 for rule in self._rules}
         for limit in self._settings.limits:
             least = min(map(limit.excess, trial.history.values()), default=math.inf)
             told[str(limit)] = least if math.isfinite(least) else 1.0
-        for name, value in told.items():
+        return told
+
+    def _constrain(self, mine: OptunaTrial, *, violated: str | None, trial: Trial) -> None:
+        known = self.study.get_trials(deepcopy=False)[mine.number].constraints
+        for name, value in self._constraints(trial, violated).items():
             if name not in known:  # else by a driver that was killed in the middle of telling
                 mine.set_constraint(name, value)
 
@@ -214,9 +260,12 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(low, high, log=parameter.log_uniform is not None)
 
 
-def _study(path: Path, settings: Study) -> optuna.Study:
+def _journal(path: Path) -> JournalStorage:
     # O_EXCL rather than a symlink: shared file systems of clusters do not all have symlinks.
-    storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+
+
+def _study(storage: BaseStorage, settings: Study) -> optuna.Study:
     return optuna.create_study(
         study_name=settings.name,
         storage=storage,

@@ -5,13 +5,14 @@ Imports neither Ray nor Optuna, so a space can be checked anywhere.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from spinlock.config import Config, replace
-from spinlock.search.methods import CMAES, QMC, TPE, Grid, Method
+from spinlock.search.methods import CMAES, QMC, TPE, Grid, Method, Random
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.training.guards import Guard
 
@@ -184,6 +185,7 @@ class Study(Config):
     training: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Parameter] = Field(min_length=1)
     start: tuple[dict[str, Scalar], ...] = ()  # points tried first
+    warm_start: tuple[Path, ...] = ()  # experiments of earlier searches to learn from
 
     @model_validator(mode="after")
     def _one_or_several(self) -> "Study":
@@ -203,6 +205,11 @@ class Study(Config):
             fault = self.searcher.fault(self.space, self.trials - len(self.start))
         elif isinstance(self.searcher, CMAES):
             fault = self.searcher.fault(self.space, len(self.goals))
+        if self.warm_start and isinstance(self.searcher, Random | QMC | Grid):
+            fault = (
+                f"{self.searcher.kind} learns nothing from the searches of warm_start. Take tpe, "
+                "gp, nsga2 or cmaes, or leave warm_start out"
+            )
         if fault is not None:
             raise ValueError(fault)
         return self

@@ -7,7 +7,8 @@ Each suggestion is taken to the nearest unused configuration of the pool, by dis
 cube of the settings' own scales, and the sampler is told of that one's parameters. Counted are the
 epochs trained until one report is within 2 % of the pool's best. Warm are the same searches with
 priors of the choosing half: all of its runs to their end, or what such a search over a pool of it
-had seen. Writes benchmarks/results/warm_start.md.
+had seen. Every search is by ASHA as it is, and with its first trial let to its end. Writes
+benchmarks/results/warm_start.md.
 """
 
 import json
@@ -44,6 +45,7 @@ from spinlock.search.space import Study
 
 CURVES, RESULT = Path(__file__).parent / "curves", Path(__file__).parent / "results/warm_start.md"
 NAMES = {"noa": "NOA", "vqvae": "VQ-VAE"}
+SCHEDULERS = {"ASHA": 0, "ASHA, `spare: 1`": 1}
 METHODS = ("random points", "cold", "warm: all runs", "warm: a search")
 GOAL, SIZE = 0.6, 64
 
@@ -61,16 +63,17 @@ class Outcome:
 
 
 def main(
-    given: Annotated[int, typer.Option("--pools", min=2, help="How many.")] = 50,
+    given: Annotated[int, typer.Option("--pools", min=10, help="How many.")] = 50,
     jobs: Annotated[int, typer.Option(min=1, help="Searches at a time.")] = 2,
 ) -> None:
-    pieces = list(product(NAMES, METHODS, range(given)))
+    pieces = list(product(NAMES, SCHEDULERS, METHODS, range(given)))
     with ProcessPoolExecutor(jobs, get_context("forkserver")) as workers:
         done = dict(zip(pieces, workers.map(outcome, *zip(*pieces, strict=True)), strict=True))
     text = page(
         {
             name: {
-                method: [done[name, method, seed] for seed in range(given)] for method in METHODS
+                (scheduler, method): [done[name, scheduler, method, seed] for seed in range(given)]
+                for scheduler, method in product(SCHEDULERS, METHODS)
             }
             for name in NAMES
         }
@@ -80,7 +83,7 @@ def main(
     print(text)
 
 
-def outcome(name: str, method: str, seed: int) -> Outcome:
+def outcome(name: str, scheduler: str, method: str, seed: int) -> Outcome:
     """One search over the pool of this seed."""
     runs = Runs.read(name)
     pool = pools(runs.half("test"), SIZE, seed + 1)[seed]
@@ -99,6 +102,7 @@ def outcome(name: str, method: str, seed: int) -> Outcome:
         kind="random" if method == "random points" else "tpe",
         seed=seed,
         until=best + WITHIN * abs(best),
+        spare=SCHEDULERS[scheduler],
         priors=priors,
     )
     simulate(search, pool, runs.recorded.objective)
@@ -162,13 +166,14 @@ class Searching:
         kind: str,
         seed: int,
         until: float,
+        spare: int = 0,
         priors: Sequence[Prior] = (),
     ) -> None:
         study = runs.study.model_dump() | {
             "seed": seed,
             "trials": len(pool),
             "searcher": {"kind": kind},
-            "scheduler": {"kind": "asha"},
+            "scheduler": {"kind": "asha", "spare": spare},
         }
         self._goal, self._until = runs.recorded.objective, until
         self._ours = Ours(Study.model_validate(study), runs.recorded.epochs)
@@ -218,7 +223,7 @@ def seen(ledger: Ledger) -> Iterator[Prior]:
         )
 
 
-def page(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
+def page(found: Mapping[str, Mapping[tuple[str, str], Sequence[Outcome]]]) -> str:
     facts, given = provenance(), len(next(iter(found["noa"].values())))
     lines = [
         "# Warm start",
@@ -230,12 +235,14 @@ def page(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
         f"Searches by TPE and ASHA over {given} pools of {SIZE} runs of the half for testing. A "
         "suggestion is taken to the nearest unused configuration of the pool in the unit cube. "
         "*All runs*: with priors of the other half, each run to its end. *A search*: with what "
-        "such a search over a pool of the other half saw, most of it stopped early.",
+        "such a search over a pool of the other half saw, most of it stopped early. With "
+        "`spare: 1` the first trial, in a warm search the best prior's point, runs to its end.",
         "",
         f"*Found*: the share of pools in which a report came within {WITHIN:.0%} of the pool's "
-        "best; else ASHA had stopped that run. *Epochs* were trained until then, or in vain. "
+        "best; else ASHA had stopped that run. *Epochs* are the mean until then, or in vain. "
         "*Per find* are all epochs over all finds, the expected running time of a search that is "
-        "begun again where it fails; the ratio is of that, with 95 % by bootstrap over pools. "
+        "begun again where it fails; the ratio is of that, by the same scheduler, with 95 % by "
+        "bootstrap over pools. "
         "*Tried*: the trial, in the median, that first was such a run, whether it was let to its "
         "end or not; it shows the sampler without the scheduler.",
     ]
@@ -244,13 +251,14 @@ def page(found: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> str:
             "",
             f"## {told}",
             "",
-            "| search | found | epochs, mean | per find | ratio to cold | 95 % | tried |",
-            "|---|---|---|---|---|---|---|",
+            "| scheduler | search | found | epochs | per find | ratio to cold | 95 % | tried |",
+            "|---|---|---|---|---|---|---|---|",
         ]
-        for method, outcomes in found[name].items():
-            low, ratio, high = interval(outcomes, found[name]["cold"])
+        for (scheduler, method), outcomes in found[name].items():
+            low, ratio, high = interval(outcomes, found[name][scheduler, "cold"])
             lines.append(
-                f"| {method} | {statistics.fmean(each.found for each in outcomes):.2f} | "
+                f"| {scheduler} | {method} | "
+                f"{statistics.fmean(each.found for each in outcomes):.2f} | "
                 f"{statistics.fmean(each.epochs for each in outcomes):.0f} | "
                 f"{per_find(outcomes):.0f} | {ratio:.2f} | {low:.2f} to {high:.2f} | "
                 f"{statistics.median(each.tried for each in outcomes):g} |"

@@ -10,8 +10,11 @@ import pytest
 from rich.console import Console
 from searching import Regression
 from test_scheduler_rules import metrics, study
+from test_search_launch import SPACE as TINY
+from test_search_launch import launch
 from test_searcher_optuna import opened, play, suggestions
 
+from spinlock.config import read
 from spinlock.errors import SearchError
 from spinlock.search.book import Book
 from spinlock.search.events import Event, EventLog, Prior, StudyOpened, read_events
@@ -137,10 +140,16 @@ def test_searches_of_something_else_are_refused(past: Path, tmp_path: Path) -> N
         fits(tmp_path)
 
 
-def test_other_data_and_other_settings_are_warned_of(past: Path) -> None:
-    found = wanted(past, training={"epochs": 4, "batch_size": 16})
-    (one,) = earlier(found, Regression(), {"data": "of another kind"})
-    assert one.sentences[1:] == (
+def test_other_data_and_other_settings_are_warned_of(tmp_path: Path) -> None:
+    past = tmp_path / "past"
+    then, sampler = begun(past, wanted(), facts={"data": "a", "tokenizer": "b"})
+    play(then, sampler, 4)
+    now = wanted(past, training={"epochs": 4, "batch_size": 16})
+    (found,) = earlier(now, Regression(), {"data": "c", "tokenizer": "b"})
+    assert found.sentences == (
+        f"4 of 4 trials of {past} fit.",
+        f"{past} stood on another data. Its values count as if they were of this search, so where "
+        "the level of the objective differs they mislead.",
         f"{past} trained with other settings: batch_size 8 for 16, epochs 9 for 4.",
     )
 
@@ -158,9 +167,9 @@ def test_suggestions_learn_from_priors_and_outlive_resume_and_replay(
     start = [{"optimizer.lr": 0.01, "loss.lambda_commit": 0.5}]
     warm = wanted(past, searcher=method, start=start)
     straight, sampler = begun(tmp_path / "straight", warm)
-    play(straight, sampler, 10)
+    play(straight, sampler, 4)
     directory = tmp_path / "broken"
-    for until in (1, 3, 10):
+    for until in (1, 2, 4):
         found, sampler = begun(directory, warm, resume=until > 1)
         shutil.rmtree(past, ignore_errors=True)
         play(found, sampler, until)
@@ -168,20 +177,20 @@ def test_suggestions_learn_from_priors_and_outlive_resume_and_replay(
     assert suggestions(found) == suggestions(straight)
     assert repr(found.ledger.priors) == repr(read_ledger(directory).priors), "NaN and all"
     cold, sampler = opened(tmp_path / "cold", wanted(searcher=method, start=start))
-    play(cold, sampler, 10)
+    play(cold, sampler, 4)
     best = best_prior(found.ledger)
     assert best is not None
     assert suggestions(found)[:2] == [start[0], best.parameters]
     assert suggestions(found)[2:] != suggestions(cold)[2:]
     again = replay(directory, {"regression": Regression()})
-    assert (again.suggestions, again.differences) == (10, [])
+    assert (again.suggestions, again.differences) == (4, [])
     assert explain(found.ledger, 1)[1].startswith(
         f"The best of the earlier searches, trial {best.number} of {past}: "
     )
     assert "beside 15 of earlier searches" in explain(found.ledger, 2)[1]
 
 
-def test_the_best_prior_is_a_start_point_already_tried(past: Path, tmp_path: Path) -> None:
+def test_a_best_point_that_is_a_start_point_is_tried_once(past: Path, tmp_path: Path) -> None:
     found, _ = begun(tmp_path / "once", wanted(past))
     best = best_prior(found.ledger)
     assert best is not None
@@ -252,6 +261,34 @@ def test_of_several_objectives_the_best_in_the_first_is_tried(tmp_path: Path) ->
         done = [t for t in read_ledger(past).trials.values() if t.state() == "COMPLETED"]
         least = min(done, key=lambda trial: min(r["val/traj"] for r in trial.history.values()))
         assert suggestions(found)[0] == least.parameters
+
+
+def test_a_dry_run_says_who_fits_and_a_misspelt_directory_is_said_at_once(tmp_path: Path) -> None:
+    space = tmp_path / "tiny.yaml"
+    space.write_text(TINY)
+    past = Study.model_validate(read(space)[0])
+    files = {"data": {"path": "data.h5"}, "tokenizer": "tokenizer"}
+    past = past.model_copy(update={"training": past.training | files})
+    found = Book.open(
+        tmp_path / "past",
+        past,
+        trainable="noa",
+        facts={},
+        reporting=lambda _: (1, 2),
+        resume=False,
+    )
+    for number, weight in enumerate((0.2, 0.4, 0.9)):
+        found.suggested({"loss.lambda_commit": weight, "batch_size": 4})
+        found.report(number, 1, metrics(weight), None)
+    found.close()
+    space.write_text(TINY.replace("[0.1, 1]", "[0.1, 0.5]").replace("kind: random", "kind: tpe"))
+    command = ("tune_noa.py", "--space", space, "--dry-run", "--warm-start")
+    shown = launch(*command, tmp_path / "past")
+    told = f"2 of 3 trials of {tmp_path / 'past'} fit: 1 is outside space.loss.lambda_commit.\n"
+    assert told in shown.stdout, shown.stderr
+    assert "1 start points, then the best of the earlier searches, then tpe" in shown.stdout
+    wrong = launch(*command, tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'}: no search has run here" in wrong.stderr
 
 
 @pytest.mark.slow

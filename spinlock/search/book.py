@@ -71,7 +71,7 @@ class Book:
         for, or when the study or what it stands on differs from what was begun.
         """
         ledger = read_ledger(experiment) if (experiment / EVENTS).is_file() else Ledger()
-        if ledger.sessions:
+        if ledger.sessions or ledger.trials:
             if not resume:
                 raise SearchError(
                     f"{experiment}: a search of {len(ledger.trials)} trials stands here. "

@@ -12,7 +12,8 @@ Optuna 5 refuses them. PRUNED without one is ranked by TPE behind everything tha
 violated constraint behind that, as with one objective. A Gaussian process and NSGA-II pass over
 both: they learn from completed trials alone.
 The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
-log stays the master, and `Sampler.open` brings the study into line with it.
+log stays the master, and `Sampler.open` brings the study into line with it. Trials of earlier
+searches are not in it: they stand in a study beside, in memory, in which the sampler is asked.
 
 Each suggestion draws from a generator seeded by (study's seed, trial's number), so it depends on
 what was told before and not on how often the search was interrupted.
@@ -117,8 +118,8 @@ class Sampler:
     def _planned(self, number: int) -> dict[str, Scalar] | None:
         """The point of trial `number` that Optuna has no say in; None where it has."""
         if number == len(self._settings.start) and self._ledger.priors:
-            best = best_prior(self._ledger)
-            if best is not None:  # what was best there is tried here first
+            best = best_prior(self._ledger)  # is tried here first, to show what it is worth here
+            if best is not None and best.parameters not in self._settings.start:
                 return best.parameters
         if isinstance(self._settings.searcher, CMAES):
             return evolution.draw(self._settings.searcher, self._ledger, number)

@@ -42,7 +42,11 @@ def _origin(ledger: Ledger, trial: Trial) -> str:
     study = ledger.study
     if trial.number < len(study.start):
         who = f"Start point {trial.number + 1} of the study"
-    elif (best := best_prior(ledger)) is not None and trial.number == len(study.start):
+    elif (
+        trial.number == len(study.start)
+        and (best := best_prior(ledger)) is not None
+        and trial.parameters == best.parameters
+    ):
         who = f"The best of the earlier searches, trial {best.number} of {best.source}"
     else:
         ended = [t for t in ledger.trials.values() if t.ended and t.ended <= trial.suggested]

@@ -81,7 +81,7 @@ def _others(place: Path, facts: Mapping[str, Any], settings: list[str]) -> Itera
     if facts:
         yield (
             f"{place} stood on another {' and '.join(facts)}. Its values count as if they were of "
-            "this one, so a level that differs misleads; the first trial shows it."
+            "this search, so where the level of the objective differs they mislead."
         )
     if settings:
         yield f"{place} trained with other settings: {', '.join(settings)}."
@@ -89,8 +89,7 @@ def _others(place: Path, facts: Mapping[str, Any], settings: list[str]) -> Itera
 
 @dataclass(frozen=True)
 class _Fit:
-    """An earlier study against this one; `before` and `now` are all their settings, the searched
-    ones at any value."""
+    """An earlier study against this one. `before` and `now` are all settings of a run of each."""
 
     then: Study
     study: Study

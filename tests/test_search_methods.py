@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from searching import Regression
+from test_search_replay import PLAYED, search
 from test_searcher_optuna import DEPENDENT, WIDE, agree, load, opened, play, suggestions
 
 from spinlock.search.methods import QMC, Grid, Method
 from spinlock.search.parameter import Parameter
+from spinlock.search.replay import replay
 from spinlock.search.sampler import JOURNAL
 from spinlock.search.space import Study
 
@@ -18,12 +21,20 @@ QUICK: dict[str, dict[str, Any]] = {
     "tpe": {"startup_trials": 4},
     "gp": {"startup_trials": 4},
     "nsga2": {"population": 4},
+    "cmaes": {"population": 4},
 }
 
 
 def wanted(kind: str, of: Study = WIDE, **changes: Any) -> Study:
-    method = {"kind": kind, **QUICK.get(kind, {})}
-    return Study.model_validate(of.model_dump() | {"searcher": method} | changes)
+    """`of` searched by this method, without its choices and conditions if it takes none."""
+    document = of.model_dump() | {"searcher": {"kind": kind, **QUICK.get(kind, {})}}
+    if kind == "cmaes":
+        ranges = {
+            k: p | {"when": None} for k, p in document["space"].items() if p["choice"] is None
+        }
+        start = [{k: v for k, v in point.items() if k in ranges} for point in document["start"]]
+        document |= {"space": ranges, "start": start}
+    return Study.model_validate(document | changes)
 
 
 @pytest.mark.parametrize("lost", ["nothing", "journal"])
@@ -41,11 +52,19 @@ def test_an_interruption_changes_no_suggestion_and_every_one_is_in_the_space(
         if lost == "journal":
             (directory / JOURNAL).unlink()
     assert suggestions(found) == suggestions(straight)
+    space = found.ledger.study.space
     for point in suggestions(found):
-        assert all(of.space[key].holds(value) for key, value in point.items())
-        assert all((key in point) == p.active(point) for key, p in of.space.items())
+        assert all(space[key].holds(value) for key, value in point.items())
+        assert all((key in point) == p.active(point) for key, p in space.items())
     found, sampler = opened(directory, wanted(kind, of), resume=True)
     agree(found.ledger, load(directory))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_decision_is_derived_again_from_the_log(tmp_path: Path, kind: str) -> None:
+    search(tmp_path, 3, sessions=2, study=wanted(kind, PLAYED))
+    found = replay(tmp_path, {"regression": Regression()})
+    assert (found.suggestions, found.differences) == (16, [])
 
 
 @pytest.mark.parametrize("kind", ["tpe", "gp"])

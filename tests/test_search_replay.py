@@ -23,17 +23,23 @@ KINDS = {"regression": Regression()}
 EPOCHS = 9  # the reports that `book` expects
 
 
-def search(directory: Path, workers: int, *, sessions: int = 1, of: Study = WIDE) -> None:
-    """16 trials, `workers` at a time in turn, of every fate; the driver is killed in between.
-
-    The journal of Optuna is lost then: the log alone must do.
-    """
-    study = Study.model_validate(
+def played(of: Study) -> Study:
+    return Study.model_validate(
         of.model_dump()
         | {"trials": 16, "training": {"epochs": EPOCHS}}
         | {"space": {k: v for k, v in of.model_dump()["space"].items() if k != "epochs"}}
         | {"start": [{"batch_size": 4}]}
     )
+
+
+PLAYED = played(WIDE)
+
+
+def search(directory: Path, workers: int, *, sessions: int = 1, study: Study = PLAYED) -> None:
+    """16 trials, `workers` at a time in turn, of every fate; the driver is killed in between.
+
+    The journal of Optuna is lost then: the log alone must do.
+    """
     for session in range(sessions):
         (directory / JOURNAL).unlink(missing_ok=True)
         found, sampler = opened(directory, study, resume=session > 0)
@@ -68,7 +74,7 @@ def search(directory: Path, workers: int, *, sessions: int = 1, of: Study = WIDE
 def test_every_decision_is_derived_again_from_the_log(
     tmp_path: Path, workers: int, sessions: int, of: Study
 ) -> None:
-    search(tmp_path, workers, sessions=sessions, of=of)
+    search(tmp_path, workers, sessions=sessions, study=played(of))
     told = (tmp_path / EVENTS).read_bytes()
     found = replay(tmp_path, KINDS)
     assert found.differences == []

@@ -18,6 +18,7 @@ from spinlock.search.events import (
     Ended,
     Event,
     EventLog,
+    Prior,
     Promoted,
     Reported,
     SessionClosed,
@@ -61,14 +62,16 @@ class Book:
         facts: Mapping[str, Any],
         reporting: Reporting,
         resume: bool,
+        priors: Callable[[], Sequence[Prior]] = tuple,
     ) -> "Book":
         """Begin a search in `experiment`, or take it up again.
 
-        Raises SearchError when there is a search and `resume` is not asked for, or when the
-        study or what it stands on differs from what was begun.
+        `priors` are asked for where it begins. A log without a session was cut off in the midst of
+        them, and is begun anew. Raises SearchError when there is a search and `resume` is not asked
+        for, or when the study or what it stands on differs from what was begun.
         """
-        if (experiment / EVENTS).is_file() and read_ledger(experiment).opened is not None:
-            ledger = read_ledger(experiment)
+        ledger = read_ledger(experiment) if (experiment / EVENTS).is_file() else Ledger()
+        if ledger.sessions or ledger.trials:
             if not resume:
                 raise SearchError(
                     f"{experiment}: a search of {len(ledger.trials)} trials stands here. "
@@ -77,12 +80,16 @@ class Book:
             _refuse_changes(experiment, ledger, study, trainable, facts)
             book = cls(experiment, ledger, reporting)
         else:
+            known = priors()
             experiment.mkdir(parents=True, exist_ok=True)
+            (experiment / EVENTS).unlink(missing_ok=True)
             book = cls(experiment, Ledger(), reporting)
             dump = study.model_dump(mode="json")
             book._write(
                 StudyOpened(time=time.time(), trainable=trainable, study=dump, facts=dict(facts))
             )
+            for prior in known:
+                book._write(prior)
         book._write(
             SessionOpened(
                 time=time.time(),

@@ -68,6 +68,17 @@ class StudyOpened(_Event):
     facts: dict[str, Any]
 
 
+class Prior(_Event):
+    """A trial of an earlier search that this one learns from. All stand before its own first."""
+
+    event: Literal["prior"] = "prior"
+    source: str = Field(description="the experiment that it is of")
+    trial: int = Field(description="its number there")
+    parameters: dict[str, Scalar]
+    history: dict[int, dict[str, float]] = Field(description="of what trials are judged by here")
+    verdict: Verdict | None = Field(description="there; None if it had none by then")
+
+
 class SessionOpened(_Event):
     """A driver took the search up."""
 
@@ -138,6 +149,7 @@ class SessionClosed(_Event):
 
 Event = (
     StudyOpened
+    | Prior
     | SessionOpened
     | Suggested
     | Started

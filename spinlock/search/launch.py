@@ -1,5 +1,6 @@
 """What the launch scripts share: their options, and the road from a space's file to its result."""
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,13 @@ from spinlock.search.ranking import leaders
 from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
+from spinlock.search.warm_start import earlier
 
 Space = Annotated[Path, typer.Option(help="The study: what is searched, and how.")]
 Data = Annotated[Path | None, typer.Option(help="Dataset; made here if not given.")]
 Experiment = Annotated[Path | None, typer.Option(help="Default: experiments/<name>.")]
 Trials = Annotated[int | None, typer.Option(help="In place of the study's number.")]
+WarmStart = Annotated[list[Path] | None, typer.Option(help="An earlier search to learn from.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show, and train nothing.")]
 Address = Annotated[str | None, typer.Option(help="A running Ray; its dashboard for --submit.")]
@@ -37,6 +40,7 @@ def search(
     recipes: prepare.Recipes,
     overrides: list[str] | None,
     trials: int | None,
+    warm_start: list[Path] | None,
     experiment: Path | None,
     resume: bool,
     dry_run: bool,
@@ -48,16 +52,20 @@ def search(
     `files` are the training settings that name a file, with what the command line gave.
     """
     changes = [*(overrides or ()), *([f"trials={trials}"] if trials is not None else ())]
+    if warm_start:
+        changes.append(f"warm_start={json.dumps([str(path.resolve()) for path in warm_start])}")
     study = prepare.plan(space, trainable, changes, files=files, elsewhere=submit)
-    console = Console()
+    console, place = Console(), experiment or Path("experiments") / study.name
     if submit:
         _submit([space], [study], files, experiment, recipes.artifacts, dry_run, address)
         return
+    known = [] if (place / EVENTS).is_file() else earlier(study, trainable)  # later in the log
     if dry_run:
+        for sentence in (sentence for each in known for sentence in each.sentences):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         preview.show_plan(console, study, trainable)
         return
     ready = prepare.fulfil(study, trainable, recipes, console.print)
-    place = experiment or Path("experiments") / study.name
 
     from spinlock.search.study import run  # Ray starts loading here, after all can be answered
 

@@ -10,6 +10,7 @@ from spinlock.search.events import (
     Crashed,
     Ended,
     Event,
+    Prior,
     Promoted,
     Reported,
     SessionClosed,
@@ -45,6 +46,7 @@ class Trial:
     verdict: Verdict | None = None
     spared: Verdict | None = None  # what an audited trial would have ended by
     paused: int | None = None  # the rung at which it waits
+    source: str | None = None  # the earlier search whose trial it is, of a prior
     _scored: tuple[tuple[int, tuple[Objective, ...]], tuple[int, Scores] | None] | None = field(
         default=None, repr=False, compare=False
     )
@@ -94,6 +96,7 @@ class Ledger:
     def __init__(self) -> None:
         self.opened: StudyOpened | None = None
         self.trials: dict[int, Trial] = {}
+        self.priors: list[Trial] = []  # of earlier searches, with their numbers there
         self.rungs: dict[int, dict[int, Scores]] = {}
         self.sessions: list[Session] = []
         self.epochs = 0  # trained, over all trials
@@ -139,6 +142,19 @@ class Ledger:
             case StudyOpened():
                 self.opened = event
                 self._study = Study.model_validate(event.study)
+            case Prior():
+                if self.trials:
+                    raise SearchError("a prior cannot follow a trial.")
+                self.priors.append(
+                    Trial(
+                        event.trial,
+                        dict(event.parameters),
+                        event.time,
+                        history=event.history,
+                        verdict=event.verdict,
+                        source=event.source,
+                    )
+                )
             case SessionOpened():
                 if self.sessions and event.trials > self.study.trials:
                     self.given_up = {

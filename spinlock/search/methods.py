@@ -1,7 +1,8 @@
 """How a search chooses the points that it tries: by model, by breeding, or by a plan.
 
-A model or a breeder is Optuna's, and learns from what it is told. A plan knows all its points
-from the start: point `n` is a function of the study's seed, its space and `n` alone.
+A model or a breeder learns from what it is told; all are Optuna's but CMA-ES (evolution.py). A plan
+knows all its points from the start: point `n` is a function of the study's seed, its space and `n`
+alone.
 """
 
 from collections.abc import Iterator
@@ -46,6 +47,35 @@ class NSGA2(Config):
 
     kind: Literal["nsga2"] = "nsga2"
     population: int = Field(16, ge=2)
+
+
+class CMAES(Config):
+    """Covariance matrix adaptation evolution strategy (Hansen, arXiv 1604.00772), on ranges alone.
+
+    It samples a normal distribution in the unit cube of the settings' own scales, and moves it
+    towards the better half of each generation of `population` trials; see evolution.py.
+    """
+
+    kind: Literal["cmaes"] = "cmaes"
+    population: int | None = Field(None, ge=4)  # None: 4 + 3 ln(settings)
+    sigma: float = Field(0.2, gt=0, le=1)  # the first spread, as a share of each range
+
+    def fault(self, space: Space, objectives: int) -> str | None:
+        """Why this space or so many objectives cannot be searched so; None if they can."""
+        choices = [key for key, parameter in space.items() if parameter.choice is not None]
+        if choices:
+            return (
+                f"cmaes searches ranges, and {' and '.join(choices)} "
+                f"{'is a choice' if len(choices) == 1 else 'are choices'}. Take tpe"
+            )
+        depends = [key for key, parameter in space.items() if parameter.when]
+        if depends:
+            return f"cmaes searches every setting in every trial: {depends[0]} has a when. Take tpe"
+        if len(space) < 2:
+            return f"cmaes needs two settings, and {next(iter(space))} is the only one. Take tpe"
+        if objectives > 1:
+            return f"cmaes has one objective, and here are {objectives}. Take tpe or nsga2"
+        return None
 
 
 class Random(Config):
@@ -102,7 +132,7 @@ class Grid(Config):
         return None
 
 
-Method = Annotated[TPE | GP | NSGA2 | Random | QMC | Grid, Field(discriminator="kind")]
+Method = Annotated[TPE | GP | NSGA2 | CMAES | Random | QMC | Grid, Field(discriminator="kind")]
 
 
 class _Tree:

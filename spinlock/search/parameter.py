@@ -149,6 +149,18 @@ class Parameter(Config):
             value = low + share * (high - low)
         return min(high, max(low, value))  # rounding may step over either end
 
+    def share(self, value: Scalar) -> float:
+        """The share in [0, 1] at which `value` lies; of a choice or a whole number its middle."""
+        if self.choice is not None:
+            return (self.choice.index(value) + 0.5) / len(self.choice)
+        low, high = self.range
+        at = float(value)
+        if self.int_uniform is not None:
+            return (at - low + 0.5) / (high - low + 1)
+        if self.log_uniform is not None:
+            return math.log(at / low) / math.log(high / low)
+        return (at - low) / (high - low)
+
     def ladder(self, steps: int) -> tuple[Scalar, ...]:
         """Every choice, or `steps` values from end to end of a range, even on its scale."""
         if self.choice is not None:

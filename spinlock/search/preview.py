@@ -33,6 +33,7 @@ def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: 
     if expected is not None:
         console.print(f"Expected: {expected}.", highlight=False, soft_wrap=True)
     begin = f"{len(study.start)} start points, then " if study.start else ""
+    begin += "the best of the earlier searches, then " if study.warm_start else ""
     budget = study.budget
     for limit in (
         budget.epochs and f"{budget.epochs} epochs in all",

@@ -1,8 +1,11 @@
 """Which trials of a search are best: those that completed, or if none did, any healthy one."""
 
+from collections.abc import Sequence
+
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.pareto import fronts
+from spinlock.search.pareto import Scores, fronts
+from spinlock.search.space import Objective
 
 
 def layers(ledger: Ledger) -> list[list[Trial]]:
@@ -10,15 +13,35 @@ def layers(ledger: Ledger) -> list[list[Trial]]:
 
     A trial counts by the scores of the epoch that it stands for.
     """
-    goals = ledger.study.goals
-    scored = {t.number: at[1] for t in ledger.trials.values() if (at := t.best(goals)) is not None}
-    states = {number: ledger.trials[number].state() for number in scored}
-    done = [number for number, state in states.items() if state == State.COMPLETED]
+    trials = [*ledger.trials.values()]
+    points = _scores(trials, ledger.study.goals)
+    return [[trials[i] for i in layer] for layer in fronts(points, ledger.study.goals)]
+
+
+def best_prior(ledger: Ledger) -> Trial | None:
+    """The best trial of the earlier searches; None if none was healthy.
+
+    With several objectives the best in the first, of the others the best in the second, and so on.
+    """
+    goals, points = ledger.study.goals, _scores(ledger.priors, ledger.study.goals)
+    if not points:
+        return None
+    costs = {
+        i: tuple(goal.cost(score) for goal, score in zip(goals, scores, strict=True))
+        for i, scores in points.items()
+    }
+    return ledger.priors[min(costs, key=costs.__getitem__)]
+
+
+def _scores(trials: Sequence[Trial], goals: Sequence[Objective]) -> dict[int, Scores]:
+    """By place the scores of those that are ranked: the completed, or if none is the healthy."""
+    scored = {i: at[1] for i, trial in enumerate(trials) if (at := trial.best(goals)) is not None}
+    states = {i: trials[i].state() for i in scored}
+    done = [i for i, state in states.items() if state == State.COMPLETED]
     healthy = [
-        n for n, state in states.items() if state in (State.PRUNED, State.PAUSED, State.RUNNING)
+        i for i, state in states.items() if state in (State.PRUNED, State.PAUSED, State.RUNNING)
     ]
-    points = {number: scored[number] for number in done or healthy}
-    return [[ledger.trials[number] for number in layer] for layer in fronts(points, goals)]
+    return {i: scored[i] for i in done or healthy}
 
 
 def ranked(ledger: Ledger) -> list[Trial]:

@@ -8,7 +8,6 @@ that another version of Spinlock or Optuna, or another processor, decides differ
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
@@ -40,19 +39,18 @@ def replay(experiment: Path, trainables: Mapping[str, Trainable]) -> Replay:
     SearchError when there is no search, or none of a trainable that is known here.
     """
     log = read_log(experiment)
-    with TemporaryDirectory() as scratch:
-        walk = _Walk(Path(scratch), trainables)
-        for event in log:
-            walk.take(event)
+    walk = _Walk(trainables)
+    for event in log:
+        walk.take(event)
     return walk.found
 
 
 class _Walk:
     """The ledger and the sampler as they were before each event."""
 
-    def __init__(self, scratch: Path, trainables: Mapping[str, Trainable]) -> None:
+    def __init__(self, trainables: Mapping[str, Trainable]) -> None:
         self.found = Replay()
-        self._scratch, self._trainables = scratch, trainables
+        self._trainables = trainables
         self._ledger = Ledger()
         self._sampler: Sampler | None = None
 
@@ -70,7 +68,7 @@ class _Walk:
         self._ledger.apply(event)
         match event:
             case StudyOpened():
-                self._sampler = Sampler.open(self._scratch, self._ledger)
+                self._sampler = Sampler.in_memory(self._ledger)
             case Reported() | Promoted() | Ended():
                 if self._sampler is not None:
                     self._sampler.tell(self._ledger.trials[event.trial])

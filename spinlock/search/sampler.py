@@ -12,7 +12,8 @@ Optuna 5 refuses them. PRUNED without one is ranked by TPE behind everything tha
 violated constraint behind that, as with one objective. A Gaussian process and NSGA-II pass over
 both: they learn from completed trials alone.
 The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
-log stays the master, and `Sampler.open` brings the study into line with it.
+log stays the master, and `Sampler.open` brings the study into line with it. Trials of earlier
+searches are not in it: they stand in a study beside, in memory, in which the sampler is asked.
 
 A setting with a condition is asked for after its parents, and only where it is searched. Then TPE
 models it among the trials that had it; a Gaussian process and NSGA-II, which model what every
@@ -25,46 +26,42 @@ what was told before and not on how often the search was interrupted.
 import copy
 import logging
 import math
-import warnings
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
 
+from spinlock.search import evolution
 from spinlock.search.conditions import ordered
 from spinlock.search.events import State, drop_torn_line
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.methods import GP, NSGA2, QMC, TPE, Grid, Random
-from spinlock.search.parameter import Parameter, Scalar
-from spinlock.search.space import Study
+from spinlock.search.methods import CMAES, GP, TPE, Random
+from spinlock.search.optuna_words import distribution, journal, new_study, sampler_of, suggest
+from spinlock.search.parameter import Scalar
+from spinlock.search.ranking import best_prior
 
 JOURNAL = "optuna.journal"
 _log = logging.getLogger(__name__)
+# NSGA-II breeds from trials that have a generation; those of earlier searches are of the first.
+_FIRST_GENERATION = {optuna.samplers.NSGAIISampler._get_generation_key(): 0}
 
 
 class Sampler:
     """An Optuna study kept equal to a ledger. Not picklable, and never sent anywhere."""
 
-    def __init__(self, study: optuna.Study, settings: Study) -> None:
-        self.study = study
-        self._settings = settings
+    def __init__(self, study: optuna.Study, ledger: Ledger) -> None:
+        self.study, self._ledger = study, ledger
+        self._settings = settings = ledger.study
         self._order = ordered(settings.space)
         self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
         self._open: dict[int, OptunaTrial] = {}
         self._told: dict[int, int] = {}  # the last epoch reported, by trial
         self._paused: set[int] = set()
+        self._elsewhere: list[FrozenTrial] = []  # those of earlier searches
 
     @classmethod
     def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
@@ -75,22 +72,30 @@ class Sampler:
         path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
         drop_torn_line(path)
         try:
-            study = _study(path, ledger.study)
+            study = new_study(journal(path), ledger.study)
             agrees = _agrees(study, ledger)
         except (ValueError, KeyError) as error:
             _log.warning("%s is damaged (%s): made anew from the log.", path, error)
             agrees = False
         if not agrees:
             path.unlink()
-            study = _study(path, ledger.study)
-        sampler = cls(study, ledger.study)
+            study = new_study(journal(path), ledger.study)
+        sampler = cls(study, ledger)
+        sampler._mend(ledger)
+        return sampler
+
+    @classmethod
+    def in_memory(cls, ledger: Ledger) -> "Sampler":
+        """The same without a file, to derive suggestions from a ledger alone."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = cls(new_study(InMemoryStorage(), ledger.study), ledger)
         sampler._mend(ledger)
         return sampler
 
     def ask(self, number: int) -> dict[str, Scalar]:
         """The parameters of trial `number`, which must be the next one."""
         seed = np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0]
-        self.study.sampler = _sampler(self._settings, int(seed))
+        self.study.sampler = sampler_of(self._settings, int(seed))
         waiting = self.study.get_trials(deepcopy=False)
         if number < len(waiting) and waiting[number].state == TrialState.RUNNING:
             # Asked for by a driver that was killed before the trial stood in the log.
@@ -113,15 +118,28 @@ class Sampler:
         aside = self._settings.conditional and isinstance(searcher, TPE | GP)
         if number < len(start):
             return self._beside(trials, start[number]) if aside else start[number]
-        planned = self._settings.planned(number)
-        if planned is None and (aside or (self._paused and not isinstance(searcher, Random))):
+        planned = self._planned(number)
+        learns = not isinstance(searcher, Random) and (self._paused or self._ledger.priors)
+        if planned is None and (aside or learns):
             return self._beside(trials, None)
         return planned
+
+    def _planned(self, number: int) -> dict[str, Scalar] | None:
+        """The point of trial `number` that Optuna has no say in; None where it has."""
+        if number == len(self._settings.start) and self._ledger.priors:
+            best = best_prior(self._ledger)  # is tried here first, to show what it is worth here
+            if best is not None and best.parameters not in self._settings.start:
+                return best.parameters
+        if isinstance(self._settings.searcher, CMAES):
+            return evolution.draw(self._settings.searcher, self._ledger, number)
+        return self._settings.planned(number)
 
     def _beside(
         self, trials: list[FrozenTrial], given: dict[str, Scalar] | None
     ) -> dict[str, Scalar]:
         """The sampler's point from a study beside, with what is `given` of it.
+
+        Trials of earlier searches are no trials of this one, and stand there alone.
 
         Most trials of a promoting search wait until its end, and a trial that Optuna has ended
         cannot go on. Beside, those that wait are PRUNED: the sampler learns what they have shown,
@@ -132,6 +150,10 @@ class Sampler:
         notes, so a resume could not repeat what rests on them. Noted beside, they are forgotten.
         """
         study = optuna.create_study(directions=self.study.directions, sampler=self.study.sampler)
+        for prior in self._ledger.priors[len(self._elsewhere) :]:
+            self._elsewhere.append(self._told_elsewhere(prior))
+        for told in self._elsewhere:
+            study.add_trial(told)
         for trial in trials:
             told = copy.copy(trial)
             if trial.number in self._paused:
@@ -146,8 +168,27 @@ class Sampler:
         space, drawn = self._settings.space, dict[str, Scalar]()
         for key in self._order:
             if space[key].active(drawn):
-                drawn[key] = _suggest(trial, key, distribution(space[key]))
+                drawn[key] = suggest(trial, key, distribution(space[key]))
         return {key: drawn[key] for key in space if key in drawn}
+
+    def _told_elsewhere(self, prior: Trial) -> FrozenTrial:
+        """A trial of an earlier search, which Optuna has never asked for, as `tell` would tell it.
+
+        What a guard ended that this search does not have counts as pruned.
+        """
+        space = self._settings.space
+        verdict, best = prior.verdict, prior.best(self._settings.goals)
+        done = verdict is not None and verdict.state == State.COMPLETED and best is not None
+        sick = verdict is not None and verdict.state in (State.GUARDED, State.INFEASIBLE)
+        return optuna.trial.create_trial(
+            state=TrialState.COMPLETE if done else TrialState.PRUNED,
+            values=list(best[1]) if done and best is not None else None,
+            params=prior.parameters,
+            distributions={key: distribution(space[key]) for key in prior.parameters},
+            intermediate_values=self._curve(prior),
+            constraints=self._constraints(prior, verdict.rule if sick and verdict else None),
+            system_attrs=dict(_FIRST_GENERATION),  # which Optuna adds constraints to
+        )
 
     def tell(self, trial: Trial) -> None:
         """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
@@ -158,8 +199,7 @@ class Sampler:
             self._paused.discard(trial.number)
         else:
             self._paused.add(trial.number)
-        if not self._settings.objectives:
-            self._report(mine, trial)
+        self._report(mine, trial)
         if trial.verdict is None:
             return
         mine.set_user_attr("state", str(trial.verdict.state))
@@ -190,24 +230,31 @@ class Sampler:
         del self._open[trial.number]
 
     def _report(self, mine: OptunaTrial, trial: Trial) -> None:
-        """Intermediate values: the objective after each epoch that Optuna has not heard of."""
-        (goal,) = self._settings.goals
-        for epoch, metrics in trial.history.items():
-            if epoch <= self._told.get(trial.number, 0):
-                continue
-            value = metrics.get(goal.metric, math.nan)
-            if math.isfinite(value):
+        """Intermediate values of each epoch that Optuna has not heard of."""
+        for epoch, value in self._curve(trial).items():
+            if epoch > self._told.get(trial.number, 0):
                 mine.report(value, step=epoch)
-            self._told[trial.number] = epoch
+        self._told[trial.number] = trial.epochs
 
-    def _constrain(self, mine: OptunaTrial, *, violated: str | None, trial: Trial) -> None:
+    def _curve(self, trial: Trial) -> dict[int, float]:
+        """The objective after each epoch where it is finite; nothing of several objectives."""
+        if self._settings.objectives:
+            return {}
+        (goal,) = self._settings.goals
+        curve = {e: metrics.get(goal.metric, math.nan) for e, metrics in trial.history.items()}
+        return {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
+
+    def _constraints(self, trial: Trial, violated: str | None) -> dict[str, float]:
         """By rule whether it ended the trial; by limit the least that an epoch was outside."""
-        known = self.study.get_trials(deepcopy=False)[mine.number].constraints
         told = {rule: 1.0 if rule == violated else 0.0 for rule in self._rules}
         for limit in self._settings.limits:
             least = min(map(limit.excess, trial.history.values()), default=math.inf)
             told[str(limit)] = least if math.isfinite(least) else 1.0
-        for name, value in told.items():
+        return told
+
+    def _constrain(self, mine: OptunaTrial, *, violated: str | None, trial: Trial) -> None:
+        known = self.study.get_trials(deepcopy=False)[mine.number].constraints
+        for name, value in self._constraints(trial, violated).items():
             if name not in known:  # else by a driver that was killed in the middle of telling
                 mine.set_constraint(name, value)
 
@@ -225,28 +272,6 @@ class Sampler:
             self.tell(trial)
 
 
-def distribution(parameter: Parameter) -> BaseDistribution:
-    """A searched setting in Optuna's words."""
-    if parameter.choice is not None:
-        return CategoricalDistribution(parameter.choice)
-    low, high = parameter.range
-    if parameter.int_uniform is not None:
-        return IntDistribution(int(low), int(high))
-    return FloatDistribution(low, high, log=parameter.log_uniform is not None)
-
-
-def _study(path: Path, settings: Study) -> optuna.Study:
-    # O_EXCL rather than a symlink: shared file systems of clusters do not all have symlinks.
-    storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
-    return optuna.create_study(
-        study_name=settings.name,
-        storage=storage,
-        directions=["minimize" if g.mode == "min" else "maximize" for g in settings.goals],
-        pruner=optuna.pruners.NopPruner(),
-        load_if_exists=True,
-    )
-
-
 def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
     """Whether the study can be mended by adding: it holds nothing that the log denies."""
     known = study.get_trials(deepcopy=False)
@@ -261,43 +286,3 @@ def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
         if known[number].state.is_finished() and trial.verdict is None:
             return False
     return True
-
-
-def _sampler(settings: Study, seed: int) -> optuna.samplers.BaseSampler:
-    method = settings.searcher
-    match method:
-        case TPE():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # that `group` may change
-                return optuna.samplers.TPESampler(
-                    n_startup_trials=method.startup_trials,
-                    n_ei_candidates=method.candidates,
-                    multivariate=method.multivariate,
-                    group=method.multivariate and settings.conditional,
-                    constant_liar=method.constant_liar,
-                    seed=seed,
-                )
-        case GP():
-            return optuna.samplers.GPSampler(
-                n_startup_trials=method.startup_trials,
-                warn_independent_sampling=not settings.conditional,
-                seed=seed,
-            )
-        case NSGA2():
-            return optuna.samplers.NSGAIISampler(population_size=method.population, seed=seed)
-        case Random() | QMC() | Grid():  # whose points are given, whatever the sampler
-            return optuna.samplers.RandomSampler(seed=seed)
-        case _:
-            assert_never(method)
-
-
-def _suggest(trial: OptunaTrial, key: str, space: BaseDistribution) -> Any:
-    match space:
-        case CategoricalDistribution():
-            return trial.suggest_categorical(key, space.choices)
-        case IntDistribution():
-            return trial.suggest_int(key, space.low, space.high)
-        case FloatDistribution():
-            return trial.suggest_float(key, space.low, space.high, log=space.log)
-        case _:
-            raise TypeError(f"no setting becomes a {type(space).__name__}")

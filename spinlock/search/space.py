@@ -5,6 +5,7 @@ Imports neither Ray nor Optuna, so a space can be checked anywhere.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 
 from spinlock.config import Config, replace
 from spinlock.search import conditions
-from spinlock.search.methods import QMC, TPE, Grid, Method
+from spinlock.search.methods import CMAES, QMC, TPE, Grid, Method, Random
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.training.guards import Guard
 
@@ -188,6 +189,7 @@ class Study(Config):
     training: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Parameter] = Field(min_length=1)
     start: tuple[dict[str, Scalar], ...] = ()  # points tried first
+    warm_start: tuple[Path, ...] = ()  # experiments of earlier searches to learn from
 
     @model_validator(mode="after")
     def _one_or_several(self) -> "Study":
@@ -201,12 +203,20 @@ class Study(Config):
         return self
 
     @model_validator(mode="after")
-    def _enough_points(self) -> "Study":
+    def _searcher_fits(self) -> "Study":
+        fault = None
         # A space whose conditions are at fault has no points to count; `check` says so.
         if isinstance(self.searcher, Grid) and not conditions.faults(self.space, {}):
             fault = self.searcher.fault(self.space, self.trials - len(self.start))
-            if fault is not None:
-                raise ValueError(fault)
+        elif isinstance(self.searcher, CMAES):
+            fault = self.searcher.fault(self.space, len(self.goals))
+        if self.warm_start and isinstance(self.searcher, Random | QMC | Grid):
+            fault = (
+                f"{self.searcher.kind} learns nothing from the searches of warm_start. Take tpe, "
+                "gp, nsga2 or cmaes, or leave warm_start out"
+            )
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
     @property

@@ -7,7 +7,7 @@ from spinlock.errors import SearchError
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import GP, TPE
-from spinlock.search.ranking import leaders
+from spinlock.search.ranking import best_prior, leaders
 from spinlock.search.report import settings
 from spinlock.search.space import Promotion
 
@@ -42,11 +42,20 @@ def _origin(ledger: Ledger, trial: Trial) -> str:
     study = ledger.study
     if trial.number < len(study.start):
         who = f"Start point {trial.number + 1} of the study"
+    elif (
+        trial.number == len(study.start)
+        and (best := best_prior(ledger)) is not None
+        and trial.parameters == best.parameters
+    ):
+        who = f"The best of the earlier searches, trial {best.number} of {best.source}"
     else:
         ended = [t for t in ledger.trials.values() if t.ended and t.ended <= trial.suggested]
-        random = isinstance(study.searcher, TPE | GP) and len(ended) < study.searcher.startup_trials
+        known = len(ended) + len(ledger.priors)
+        random = isinstance(study.searcher, TPE | GP) and known < study.searcher.startup_trials
         who = f"Suggested by {study.searcher.kind}{', still at random,' if random else ''}"
         who += f" when {len(ended)} trial{'s' * (len(ended) != 1)} had ended"
+        if ledger.priors:
+            who += f", beside {len(ledger.priors)} of earlier searches"
     return f"{who}: {settings(trial.parameters)}."
 
 

@@ -24,6 +24,7 @@ from spinlock.search import cluster, nodes
 from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
+from spinlock.search.events import Prior
 from spinlock.search.execution import Assignment, in_process, ray_train
 from spinlock.search.front import draw_front
 from spinlock.search.ledger import EVENTS, Ledger, Trial
@@ -34,6 +35,7 @@ from spinlock.search.searcher import BookSearcher
 from spinlock.search.space import Resources, Study
 from spinlock.search.tables import write_tables
 from spinlock.search.trainable import Trainable
+from spinlock.search.warm_start import earlier
 
 _MEMORY_KILLS = 3
 
@@ -80,6 +82,13 @@ def run(
             return trainable.reporting(config)
 
         facts = trainable.facts(base)
+
+        def priors() -> list[Prior]:
+            found = earlier(study, trainable, facts)
+            for sentence in (sentence for each in found for sentence in each.sentences):
+                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            return [prior for each in found for prior in each.priors]
+
         book = Book.open(
             experiment,
             study,
@@ -87,6 +96,7 @@ def run(
             facts=facts,
             reporting=reporting,
             resume=resume,
+            priors=priors,
         )
         sampler = Sampler.open(experiment, book.ledger)
         trial_directory(experiment, 0).parent.mkdir(exist_ok=True)

@@ -11,8 +11,9 @@ With several objectives COMPLETE has a value for each, and there are no intermed
 Optuna 5 refuses them. PRUNED without one is ranked by TPE behind everything that completed, and a
 violated constraint behind that, as with one objective. A Gaussian process and NSGA-II pass over
 both: they learn from completed trials alone.
-The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
-log stays the master, and `Sampler.open` brings the study into line with it.
+The study lives in a journal file or a database, so optuna-dashboard can show it while the search
+runs; our own log stays the master. `Sampler.open` brings the study into line with it, and where
+the study can no longer be written the search goes on with one in memory, made from the log.
 
 A setting with a condition is asked for after its parents, and only where it is searched. Then TPE
 models it among the trials that had it; a Gaussian process and NSGA-II, which model what every
@@ -26,8 +27,9 @@ import copy
 import logging
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import numpy as np
 import optuna
@@ -38,57 +40,88 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
 
+from spinlock.errors import SearchError
+from spinlock.search import storage
 from spinlock.search.conditions import ordered
-from spinlock.search.events import State, drop_torn_line
+from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import GP, NSGA2, QMC, TPE, Grid, Random
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.search.space import Study
 
-JOURNAL = "optuna.journal"
 _log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
 
 class Sampler:
     """An Optuna study kept equal to a ledger. Not picklable, and never sent anywhere."""
 
-    def __init__(self, study: optuna.Study, settings: Study) -> None:
+    def __init__(self, study: optuna.Study, ledger: Ledger) -> None:
         self.study = study
-        self._settings = settings
+        self._ledger = ledger
+        self._settings = settings = ledger.study
         self._order = ordered(settings.space)
         self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
         self._open: dict[int, OptunaTrial] = {}
         self._told: dict[int, int] = {}  # the last epoch reported, by trial
         self._paused: set[int] = set()
+        self.lost = False  # whether the study could not be used, and is one in memory since
 
     @classmethod
-    def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
-        """The study beside the log, made or mended until every trial of the ledger is in it."""
+    def open(cls, experiment: Path, ledger: Ledger, *, url: str | None = None) -> "Sampler":
+        """The study beside the log, or in the database at `url`, made or mended from the log.
+
+        Raises SearchError where file or database cannot be used.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = experiment / JOURNAL
-        # The experiment's lock is ours, so a lock on the journal is of a writer that was killed.
-        path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
-        drop_torn_line(path)
+        place = experiment / storage.JOURNAL if url is None else url
         try:
-            study = _study(path, ledger.study)
-            agrees = _agrees(study, ledger)
-        except (ValueError, KeyError) as error:
-            _log.warning("%s is damaged (%s): made anew from the log.", path, error)
-            agrees = False
-        if not agrees:
-            path.unlink()
-            study = _study(path, ledger.study)
-        sampler = cls(study, ledger.study)
-        sampler._mend(ledger)
+            if isinstance(place, Path):
+                study = storage.in_journal(place, ledger)
+            else:
+                study = storage.in_database(place, ledger)
+            sampler = cls(study, ledger)
+            sampler._mend()
+        except storage.FAILURES as error:
+            raise storage.unusable(place, error) from None
         return sampler
+
+    def settle(self, experiment: Path, *, url: str | None) -> None:
+        """Bring the study into line at the end of a session in which it could not be used."""
+        if self.lost:
+            try:
+                Sampler.open(experiment, self._ledger, url=url)
+            except SearchError as error:
+                _log.warning("%s", error)
 
     def ask(self, number: int) -> dict[str, Scalar]:
         """The parameters of trial `number`, which must be the next one."""
+        return self._whatever_fails(lambda: self._ask(number))
+
+    def tell(self, trial: Trial) -> None:
+        """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
+        self._whatever_fails(lambda: self._tell(trial))
+
+    def _whatever_fails(self, act: Callable[[], _Answer]) -> _Answer:
+        """Do it, if the study can no longer be read or written with one in memory."""
+        try:
+            return act()
+        except storage.FAILURES as error:
+            _log.warning(
+                "Optuna's study cannot be used (%s). The search goes on from its own log; the "
+                "study is brought into line at the end of this session, or by the next --resume.",
+                storage.reason(error),
+            )
+        self.study = storage.in_memory(self._settings)
+        self.lost = True
+        self._open, self._told, self._paused = {}, {}, set()
+        self._mend()
+        return act()
+
+    def _ask(self, number: int) -> dict[str, Scalar]:
         seed = np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0]
         self.study.sampler = _sampler(self._settings, int(seed))
         waiting = self.study.get_trials(deepcopy=False)
@@ -149,8 +182,7 @@ class Sampler:
                 drawn[key] = _suggest(trial, key, distribution(space[key]))
         return {key: drawn[key] for key in space if key in drawn}
 
-    def tell(self, trial: Trial) -> None:
-        """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
+    def _tell(self, trial: Trial) -> None:
         mine = self._open.get(trial.number)
         if mine is None:
             return
@@ -211,10 +243,10 @@ class Sampler:
             if name not in known:  # else by a driver that was killed in the middle of telling
                 mine.set_constraint(name, value)
 
-    def _mend(self, ledger: Ledger) -> None:
+    def _mend(self) -> None:
         """Enter what the log knows and the study does not."""
         known = self.study.get_trials(deepcopy=False)
-        for number, trial in sorted(ledger.trials.items()):
+        for number, trial in sorted(self._ledger.trials.items()):
             if number >= len(known):
                 self.study.enqueue_trial(trial.parameters)
                 self._open[number] = self.study.ask()
@@ -222,7 +254,7 @@ class Sampler:
             elif known[number].state == TrialState.RUNNING:
                 self._open[number] = OptunaTrial(self.study, known[number]._trial_id)
                 self._told[number] = max(known[number].intermediate_values, default=0)
-            self.tell(trial)
+            self._tell(trial)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -233,34 +265,6 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.int_uniform is not None:
         return IntDistribution(int(low), int(high))
     return FloatDistribution(low, high, log=parameter.log_uniform is not None)
-
-
-def _study(path: Path, settings: Study) -> optuna.Study:
-    # O_EXCL rather than a symlink: shared file systems of clusters do not all have symlinks.
-    storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
-    return optuna.create_study(
-        study_name=settings.name,
-        storage=storage,
-        directions=["minimize" if g.mode == "min" else "maximize" for g in settings.goals],
-        pruner=optuna.pruners.NopPruner(),
-        load_if_exists=True,
-    )
-
-
-def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
-    """Whether the study can be mended by adding: it holds nothing that the log denies."""
-    known = study.get_trials(deepcopy=False)
-    started = [t for t in known if t.state != TrialState.WAITING]
-    if len(started) > len(ledger.trials) + 1:
-        return False
-    for number, trial in ledger.trials.items():
-        if number >= len(known):
-            continue
-        if known[number].params != trial.parameters:
-            return False
-        if known[number].state.is_finished() and trial.verdict is None:
-            return False
-    return True
 
 
 def _sampler(settings: Study, seed: int) -> optuna.samplers.BaseSampler:

@@ -20,7 +20,7 @@ from rich.console import Console
 from spinlock.config import parse
 from spinlock.errors import SearchError
 from spinlock.files import own_directory, refuse_foreign
-from spinlock.search import cluster, nodes
+from spinlock.search import cluster, nodes, storage
 from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
@@ -40,7 +40,7 @@ _MEMORY_KILLS = 3
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a session left: `finished` is False after Ctrl-C, and the search can be resumed."""
+    """What a session left: if not `finished`, by Ctrl-C or `ledger.broken`, it can be resumed."""
 
     experiment: Path
     ledger: Ledger
@@ -64,12 +64,14 @@ def run(
 
     The first Ctrl-C ends the session in good order; trials under way are resumed later. Raises
     SearchError when the directory holds a search and `resume` is not asked for, when the study
-    differs from the one that was begun, when another driver is at it, or when a node of the Ray
-    at `address` does not see the same files.
+    differs from the one that was begun, when another driver is at it, when its storage or the log
+    cannot be written, or when a node of the Ray at `address` does not see the same files.
     """
     console = console or Console(stderr=True)
     check(study, trainable, where=study.name)
     experiment = experiment.resolve()
+    if study.storage is not None:
+        storage.connect(study.storage)  # before anything is begun that would have to be resumed
     with _alone(experiment):
         first = study.configuration(study.corner)
         base = parse(trainable.model, first, where=study.name)
@@ -88,7 +90,7 @@ def run(
             reporting=reporting,
             resume=resume,
         )
-        sampler = Sampler.open(experiment, book.ledger)
+        sampler = Sampler.open(experiment, book.ledger, url=study.storage)
         trial_directory(experiment, 0).parent.mkdir(exist_ok=True)
         try:
             if book.ledger.unfinished or book.ledger.left:
@@ -116,6 +118,7 @@ def run(
         except KeyboardInterrupt:
             pass  # outside Tune's own loop, or a second one: the log is whole at any moment
         finally:
+            sampler.settle(experiment, url=study.storage)
             book.close()
             write_tables(book.ledger, experiment)
             if study.objectives:
@@ -172,10 +175,10 @@ def _fit(
         ).pack()
 
     searcher = BookSearcher(book, sampler, concurrent=concurrent, assign=assign)
-    storage = book.experiment / "ray"
+    tuned = book.experiment / "ray"
     with terminate_as_interrupt():
         tune.Tuner(
-            _trainable(trainable, study.resources, storage),
+            _trainable(trainable, study.resources, tuned),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=BookScheduler(book),
@@ -187,7 +190,7 @@ def _fit(
             ),
             run_config=tune.RunConfig(
                 name=f"session-{len(book.ledger.sessions):03d}-{name}",
-                storage_path=str(storage),
+                storage_path=str(tuned),
                 callbacks=[StartedCallback(book)],
                 failure_config=tune.FailureConfig(max_failures=study.retries),
                 verbose=0,
@@ -195,7 +198,7 @@ def _fit(
         ).fit()
 
 
-def _trainable(trainable: Trainable, resources: Resources, storage: Path) -> Any:
+def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
     if resources.execution == "in_process":
         return tune.with_resources(
             in_process(trainable),
@@ -204,7 +207,7 @@ def _trainable(trainable: Trainable, resources: Resources, storage: Path) -> Any
     # The group's workers ask for their own CPUs; the process that starts them needs none, and
     # a fraction of one would spoil the packing of whole ones.
     return tune.with_resources(
-        ray_train(trainable, resources, storage / "train"),
+        ray_train(trainable, resources, tuned / "train"),
         tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
     )
 

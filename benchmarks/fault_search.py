@@ -26,10 +26,14 @@ from ray.cluster_utils import Cluster
 from spinlock.config import Config
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.errors import SpinlockError
-from spinlock.search.checkpoints import newest_first
-from spinlock.search.ledger import EVENTS, Ledger, read_ledger
+from spinlock.search.book import Book
+from spinlock.search.checkpoints import newest_first, trial_directory
+from spinlock.search.execution import Assignment, reports
+from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.noa import NOA
 from spinlock.search.replay import replay
+from spinlock.search.sampler import Sampler
+from spinlock.search.searcher import BookSearcher
 from spinlock.search.space import Study
 from spinlock.search.storage import JOURNAL, database_name
 from spinlock.search.study import run
@@ -120,6 +124,43 @@ def drive(place: Path, study: Study, resume: bool, address: str | None) -> None:
     sys.exit(0 if result.finished else 130)
 
 
+def drive_alone(place: Path, study: Study, resume: bool, _: None) -> None:
+    """The same without Ray: one trial after the other, in this process."""
+    sys.stderr = (place / "stderr").open("a", buffering=1)
+    torch.set_num_threads(1)
+    trainable, experiment = Traced(), place / "x"
+
+    def configured(trial: Trial) -> Config:
+        return training_config(study.configuration(trial.parameters), where="alone")
+
+    def assign(trial: Trial) -> dict[str, Any]:
+        directory = trial_directory(experiment, trial.number)
+        training = configured(trial).model_dump(mode="json")
+        goals = study.goals
+        return Assignment(trial.number, directory, training, trial.epochs, goals).pack()
+
+    book = Book.open(
+        experiment,
+        study,
+        trainable=trainable.name,
+        facts={},
+        reporting=lambda trial: trainable.reporting(configured(trial)),
+        resume=resume,
+    )
+    (experiment / "trials").mkdir(exist_ok=True)
+    sampler = Sampler.open(experiment, book.ledger)
+    searcher = BookSearcher(book, sampler, concurrent=1, assign=assign)
+    while isinstance(given := searcher.suggest("one"), dict):
+        assignment = Assignment.unpack(given)
+        for report in reports(trainable, assignment, leads=True):
+            verdict = book.report(assignment.number, report.epoch, report.metrics, report.stop)
+            searcher.on_trial_result("one", {})
+            if verdict is not None:
+                break
+        searcher.on_trial_complete("one")
+    book.close()
+
+
 @contextmanager
 def full_disk(mount: Path | None) -> Iterator[None]:
     """A small disk of its own at `mount`, if any."""
@@ -169,6 +210,7 @@ class Search:
         self.injected = self.lost = self.failed = 0
         self.faults: list[str] = []
         self._moments, self._cluster = moments, cluster
+        self._drive = drive_alone if needs == "alone" else drive
         self._kept = b""  # the whole lines of the log at the last fault
         resources = dict(STUDY["resources"])
         if needs == "ray_train":
@@ -201,7 +243,7 @@ class Search:
         """A driver, with --resume where the search has begun."""
         address = self._cluster.address if self._cluster is not None else None
         self._driver = _FORKS.Process(
-            target=drive, args=(self.place, self.study, bool(self.log), address)
+            target=self._drive, args=(self.place, self.study, bool(self.log), address)
         )
         self._driver.start()
 

@@ -1,6 +1,7 @@
 """What a search loses when something dies under it: fault drills at random moments.
 
-    nice -n 10 python benchmarks/faults.py [--seed 0] [--only NAME ...]
+    python benchmarks/faults.py [--seed 0] [--at-once 2]
+    python benchmarks/faults.py --once --only driver --only disk
 
 Each drill is a search of a small real NOA in a process of its own, which is hurt several times at
 moments that a seed draws, and resumed with --resume where its driver has ended. Whoever trains
@@ -16,10 +17,11 @@ import platform
 import random
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Annotated
 
 import typer
@@ -55,7 +57,7 @@ def train_trial(search: Search, times: int) -> None:
     """SIGKILL of the Tune actor that leads a Ray Train group."""
     for _ in range(times):
         search.training()
-        search.kill(search.actor("_train_group"))
+        search.kill(search.actor("ImplicitFunc"))
 
 
 def driver(search: Search, times: int) -> None:
@@ -64,6 +66,11 @@ def driver(search: Search, times: int) -> None:
         search.training()
         search.pause(0.5)
         search.kill_driver()
+
+
+def driver_alone(search: Search, times: int) -> None:
+    """SIGKILL of a driver that trains in its own process, without Ray, anywhere."""
+    driver(search, times)
 
 
 def driver_while_saving(search: Search, times: int) -> None:
@@ -126,6 +133,7 @@ def no_database(search: Search, times: int) -> None:
 
 # Fault, searches, times in each; where it needs them: execution, storage, a disk of its own.
 DRILLS: tuple[tuple[Drill, int, int, str], ...] = (
+    (driver_alone, 4, 8, "alone"),
     (train_trial, 1, 2, "ray_train"),
     (train_worker, 1, 2, "ray_train"),
     (train_controller, 1, 2, "ray_train"),
@@ -145,8 +153,10 @@ DRILLS: tuple[tuple[Drill, int, int, str], ...] = (
 def main(
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="A drill by its name.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Each fault once.")] = False,
     at_once: Annotated[int, typer.Option(min=1, help="So many searches.")] = 2,
 ) -> None:
+    told = Lock()
     rows = [Row(drill) for drill, *_ in DRILLS if not only or drill.__name__ in only]
     with (
         TemporaryDirectory(prefix="faults-") as scratch,
@@ -157,18 +167,24 @@ def main(
         def one(row: Row, times: int, needs: str, index: int) -> None:
             place = Path(scratch) / f"{row.name}-{index}"
             row.add(run(row.drill, times, needs, place, random.Random(f"{seed} {place.name}")))
-            print(row, flush=True)
+            with told:
+                print(row, flush=True)
+                if not only and not once:
+                    write(rows, seed)
 
-        given = {drill.__name__: rest for drill, *rest in DRILLS}
-        searches = [
-            together.submit(one, row, given[row.name][1], given[row.name][2], index)
+        wanted = [
+            (row, 1 if once else times, needs, index)
             for row in rows
-            for index in range(given[row.name][0])
+            for drill, searches, times, needs in DRILLS
+            if drill is row.drill
+            for index in range(1 if once else searches)
         ]
-        for search in as_completed(searches):
+        begun = [together.submit(one, *each) for each in wanted if each[2] != "nodes"]
+        for each in wanted:
+            if each[2] == "nodes":  # which Ray starts from a main thread alone
+                one(*each)
+        for search in begun:
             search.result()
-            if not only:
-                write(rows, seed)
     if any(row.faults for row in rows):
         sys.exit(1)
 

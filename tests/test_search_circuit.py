@@ -6,7 +6,9 @@ import pytest
 from searching import Regression
 from test_scheduler_rules import book, metrics, study
 
+from spinlock.errors import SearchError
 from spinlock.search.book import Book
+from spinlock.search.events import Event, EventLog
 from spinlock.search.ledger import read_ledger
 from spinlock.search.moves import next_move
 from spinlock.search.replay import replay
@@ -72,6 +74,27 @@ def test_trials_under_way_run_on_and_the_circuit_stays_open(tmp_path: Path) -> N
         failing(found, FULL.format(number))
     found.report(good.number, 1, metrics(0.5), None)
     assert next_move(found.ledger) == "end"
+
+
+@pytest.mark.slow
+def test_a_log_that_cannot_be_written_ends_the_session_in_its_own_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = EventLog.append
+
+    def full(log: EventLog, event: Event) -> None:
+        if event.event == "epoch" and event.epoch == 2:
+            raise SearchError("events.jsonl: cannot be written: No space left on device.")
+        append(log, event)
+
+    wanted = study(trials=2, resources={"execution": "in_process", "concurrent": 1})
+    monkeypatch.setattr(EventLog, "append", full)
+    with pytest.raises(SearchError, match=r"^events.jsonl: cannot be written: No space left"):
+        run(wanted, Regression(), tmp_path / "x", dashboard=False)
+    monkeypatch.undo()
+    resumed = run(wanted, Regression(), tmp_path / "x", resume=True, dashboard=False)
+    assert resumed.finished
+    assert replay(tmp_path / "x", {"regression": Regression()}).differences == []
 
 
 @pytest.mark.slow

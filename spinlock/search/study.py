@@ -15,10 +15,11 @@ from typing import Any
 
 from ray import tune
 from ray.exceptions import OutOfMemoryError
+from ray.tune.error import TuneError
 from rich.console import Console
 
 from spinlock.config import parse
-from spinlock.errors import SearchError
+from spinlock.errors import SearchError, SpinlockError
 from spinlock.files import own_directory, refuse_foreign
 from spinlock.search import cluster, nodes, storage
 from spinlock.search.book import Book
@@ -117,14 +118,31 @@ def run(
                     _search(study, trainable, book, sampler, ray_, console)
         except KeyboardInterrupt:
             pass  # outside Tune's own loop, or a second one: the log is whole at any moment
+        except OSError as error:
+            raise _refused_by_disk(experiment, error) from error
         finally:
             sampler.settle(experiment, url=study.storage)
-            book.close()
-            write_tables(book.ledger, experiment)
-            if study.objectives:
-                draw_front(book.ledger, experiment / "front.png")
+            _close(book, study, console)
     ended = book.ledger.sessions[-1].closed == "finished"
     return StudyResult(experiment, book.ledger, ended)
+
+
+def _close(book: Book, study: Study, console: Console) -> None:
+    """End the session with its tables. A disk that refuses them hides nothing that came before."""
+    try:
+        book.close()
+        write_tables(book.ledger, book.experiment)
+        if study.objectives:
+            draw_front(book.ledger, book.experiment / "front.png")
+    except SpinlockError as error:
+        console.print(f"The session has left no tables: {error}", markup=False, soft_wrap=True)
+
+
+def _refused_by_disk(experiment: Path, error: OSError) -> SearchError:
+    return SearchError(
+        f"{experiment}: the search stops here: {error}. What was acknowledged is safe in "
+        f"{EVENTS}. Put this right, then go on with --resume."
+    )
 
 
 def _search(
@@ -143,6 +161,10 @@ def _search(
     for kills in range(_MEMORY_KILLS + 1):
         try:
             _fit(study, trainable, book, sampler, ray_.concurrent, f"{kills}")
+        except TuneError as error:  # made of the text of what a callback raised
+            if isinstance(error.__context__, SpinlockError | OSError):
+                raise error.__context__ from None
+            raise
         except RuntimeError as error:
             if not isinstance(error.__cause__, OutOfMemoryError):
                 raise

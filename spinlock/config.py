@@ -22,6 +22,9 @@ from spinlock.document import KeyPath, plain
 from spinlock.document import Lines as Lines
 from spinlock.errors import ConfigError
 
+SECRET = "secret"
+"""The type of a pydantic fault whose value must not be shown."""
+
 
 class Config(BaseModel):
     """Base of every configuration: frozen, no unknown keys, no silent NaN, no true for 1."""
@@ -209,6 +212,8 @@ def _fault(
     key = ".".join(str(part) for part in path)
     if not path:  # two settings that do not go together: any of the flags may be to blame
         place = " with ".join((origin.where, *origin.flags.values()))
+    elif flag is not None and fault["type"] == SECRET:
+        place = f"--set {key}"
     elif flag is not None:
         place = flag if flag.startswith(f"--set {key}=") else f"{flag}: {key}"
     else:
@@ -228,7 +233,8 @@ def _sentence(model: type[BaseModel], path: KeyPath, fault: Any) -> str:
     if fault["type"] in ("model_type", "dict_type", "model_attributes_type"):
         message = "expected a mapping of keys"
     given = fault["input"]
-    shown = "" if isinstance(given, Mapping | BaseModel) else f" Found {_shown(given)}."
+    hidden = isinstance(given, Mapping | BaseModel) or fault["type"] == SECRET
+    shown = "" if hidden else f" Found {_shown(given)}."
     start = message.split(maxsplit=1)[0]
     if "_" in start or "." in start.rstrip("."):  # a setting's name is written as it is
         return f"{message}.{shown}"

@@ -28,10 +28,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise SpinlockError(
-            f"{path}: cannot be written: {error.strerror or error}. Put this right, or choose "
-            "another place."
-        ) from None
+        raise _refused(path, error) from None
 
 
 @contextmanager
@@ -39,14 +36,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """A directory beside `path` to fill; on success it takes the place of `path`.
 
     Directories cannot be swapped in one portable step: an older `path` is moved aside first,
-    so between two renames a reader may find nothing, but never a mixture.
+    so between two renames a reader may find nothing, but never a mixture. What the disk refuses
+    is a SpinlockError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     aside = path.with_name(f".{path.name}.{os.getpid()}.replaced")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
         yield beside
         for file in beside.rglob("*"):
             if file.is_file():
@@ -56,6 +54,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         beside.rename(path)
         _sync(path.parent)
         shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise _refused(path, error) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -98,6 +98,13 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of the file's bytes, as `sha256:<hex>`."""
     with path.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def _refused(path: Path, error: OSError) -> SpinlockError:
+    return SpinlockError(
+        f"{path}: cannot be written: {error.strerror or error}. Put this right, or choose "
+        "another place."
+    )
 
 
 def _sync(path: Path) -> None:

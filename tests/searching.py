@@ -48,6 +48,7 @@ class RegressionConfig(Config):
     climb_above: float = 1e30  # lambda_commit above which val/commit climbs
     die_once: Path | None = None  # the process kills itself after epoch 2 unless this file exists
     raise_below: float = 0.0  # lr below which training raises
+    raise_without: Path | None = None  # training raises as long as this file is not there
     die_above: float = 1e30  # lr above which it does so
 
 
@@ -74,6 +75,8 @@ class RegressionTrainer:
         config, started = self.config, time.perf_counter()
         if config.optimizer.lr < config.raise_below:
             raise ValueError(f"a rate of {config.optimizer.lr} cannot be")
+        if config.raise_without is not None and not config.raise_without.exists():
+            raise ValueError(f"{config.raise_without} is not there")
         for first in range(0, 48, config.batch_size):
             part = slice(first, min(48, first + config.batch_size))
             error = self.inputs[part] @ self.weights - self.targets[part]

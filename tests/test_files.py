@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from spinlock import artifact
 from spinlock.errors import ArtifactError, SpinlockError
 from spinlock.files import atomic_directory, atomic_file, refuse_foreign
+from spinlock.training import checkpoint
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
@@ -149,3 +151,27 @@ def test_a_truncated_artifact_is_refused_by_name(tmp_path: Path, name: str) -> N
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ArtifactError, match=name):
         artifact.load(tmp_path / "m", "noa")
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "checkpoint"])
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+
+    def write() -> None:
+        if kind == "file":
+            with atomic_file(path) as beside:
+                beside.write_bytes(bytes(1 << 16))
+        elif kind == "directory":
+            with atomic_directory(path) as beside:
+                (beside / "part").write_bytes(bytes(1 << 16))
+        else:
+            checkpoint.write(path, {"weights": torch.zeros(1 << 16)})
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, hard))
+    try:
+        with pytest.raises(SpinlockError, match=r"x.*: cannot be written: File too large"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from spinlock.search.events import (
     Verdict,
     read_events,
 )
-from spinlock.search.ledger import read_ledger
+from spinlock.search.ledger import EVENTS, read_ledger
 from spinlock.search.rules import Stop
 from spinlock.search.tables import write_tables
 
@@ -86,6 +87,26 @@ def test_a_resumed_log_goes_on_after_its_last_whole_line(tmp_path: Path) -> None
     ledger = read_ledger(tmp_path)
     assert ledger.trials[4].history == {1: metrics(0.25)}
     assert len(ledger.sessions) == 2
+
+
+@pytest.mark.parametrize("room", [0, 1, 60, 150])
+def test_a_disk_that_is_full_leaves_no_part_of_a_line_and_the_log_goes_on_after_it(
+    tmp_path: Path, room: int
+) -> None:
+    found = book(tmp_path)
+    trial = found.suggested({"optimizer.lr": 0.01})
+    before = (tmp_path / EVENTS).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, hard))
+    try:
+        with pytest.raises(SearchError, match=r"events.jsonl: cannot be written: File too large"):
+            found.report(trial.number, 1, metrics(0.5), None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / EVENTS).read_bytes() == before
+    assert trial.epochs == 0, "what is not on disk was not acknowledged"
+    found.report(trial.number, 1, metrics(0.5), None)
+    assert read_ledger(tmp_path).trials[0].history == trial.history
 
 
 @pytest.mark.parametrize("damage", [b"", b"\n", b"x", b'{"event":"epoch"}', b"\x00" * 40])

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from searching import Regression, RegressionConfig
 
 from spinlock.errors import SearchError
@@ -66,7 +67,7 @@ def test_epochs_that_nobody_acknowledged_are_told_again_without_training(
     assert (checkpoint_directory(tmp_path / "t", 5) / "reports.json").stat().st_mtime_ns > newest
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "reports", "half", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "reports", "half", "empty"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     tmp_path: Path, straight: list[tuple[int, dict[str, float]]], damage: str
 ) -> None:
@@ -75,6 +76,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     state = newest / "trainer" / "state.pt"
     if damage == "truncated":
         state.write_bytes(state.read_bytes()[:100])
+    elif damage == "flipped":  # which torch loads without a word
+        content = bytearray(state.read_bytes())
+        at = content.index(torch.load(state)["weights"].numpy().tobytes())
+        content[at] ^= 0x40
+        state.write_bytes(content)
     elif damage == "missing":
         state.unlink()
     elif damage == "reports":

@@ -12,8 +12,8 @@ from test_searcher_optuna import DEPENDENT, WIDE, agree, load, opened, play, sug
 from spinlock.search.methods import QMC, Grid, Method
 from spinlock.search.parameter import Parameter
 from spinlock.search.replay import replay
-from spinlock.search.sampler import JOURNAL
 from spinlock.search.space import Study
+from spinlock.search.storage import JOURNAL
 
 UNION, _ = get_args(Method)
 KINDS = {method.model_fields["kind"].default: method for method in get_args(UNION)}

@@ -22,8 +22,9 @@ from spinlock.search.ledger import read_ledger
 from spinlock.search.ranking import leaders
 from spinlock.search.results import best
 from spinlock.search.rules import Stop
-from spinlock.search.sampler import JOURNAL, Sampler
+from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
+from spinlock.search.storage import JOURNAL
 from spinlock.search.tables import write_tables
 
 TWO = study(

@@ -16,8 +16,8 @@ from spinlock.search.events import Event, EventLog, Reported, Suggested, read_ev
 from spinlock.search.ledger import EVENTS
 from spinlock.search.replay import replay
 from spinlock.search.rules import Stop
-from spinlock.search.sampler import JOURNAL
 from spinlock.search.space import Study
+from spinlock.search.storage import JOURNAL
 
 KINDS = {"regression": Regression()}
 EPOCHS = 9  # the reports that `book` expects

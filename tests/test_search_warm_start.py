@@ -22,8 +22,9 @@ from spinlock.search.ledger import EVENTS, read_ledger
 from spinlock.search.ranking import best_prior
 from spinlock.search.replay import replay
 from spinlock.search.rules import Stop
-from spinlock.search.sampler import JOURNAL, Sampler
+from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
+from spinlock.search.storage import JOURNAL
 from spinlock.search.story import explain
 from spinlock.search.study import run
 from spinlock.search.warm_start import Earlier, earlier

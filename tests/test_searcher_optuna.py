@@ -13,8 +13,9 @@ from spinlock.search.book import Book
 from spinlock.search.ledger import Ledger
 from spinlock.search.parameter import Scalar
 from spinlock.search.rules import Stop
-from spinlock.search.sampler import JOURNAL, Sampler
+from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
+from spinlock.search.storage import JOURNAL
 
 WIDE = study(
     space={

@@ -39,7 +39,7 @@ Listener = Callable[[Event, Ledger], None]
 Reporting = Callable[[Trial], Sequence[int]]
 """The epochs after which a trial reports when nothing ends it, in order."""
 # What may change between the sessions of one search: nothing that a decision depends on.
-_FREE = ("trials", "budget.", "retries", "resources.")
+_FREE = ("trials", "budget.", "retries", "resources.", "storage")
 
 
 class Book:
@@ -124,9 +124,9 @@ class Book:
     def conclude(self) -> list[int]:
         """End the trials that wait at a rung: nobody will take them up. Their numbers.
 
-        None once the budget is spent: they go on when a resume brings more.
+        None once the budget is spent, or the circuit broken: they go on at a resume.
         """
-        if self.ledger.spent is not None:
+        if self.ledger.spent is not None or self.ledger.broken is not None:
             return []
         waiting = [trial for trial in self.ledger.unfinished if trial.paused is not None]
         for trial in waiting:
@@ -215,7 +215,7 @@ def _refuse_changes(
             f"{experiment}: this search was begun with another study:\n"
             + "\n".join(changed)
             + "\nPut these back, or begin anew under another --experiment. Only trials, budget, "
-            "retries and resources may change."
+            "retries, resources and storage may change."
         )
     asked = study.trials
     if asked < len(ledger.trials):

@@ -2,11 +2,13 @@
 
     <trial>/checkpoints/00003/trainer/      what Trainer.save wrote after epoch 3
     <trial>/checkpoints/00003/reports.json  the reports up to that of epoch 3
+    <trial>/checkpoints/00003/sums.json     the fingerprint of each of these files
 
 Numbered directories appear whole by one rename, so a kill at any moment leaves an older one.
 Kept are the last two (should the newest be damaged) and the best; a search's best epoch is
-always on disk. Because the reports lie in the checkpoint, a restarted trial can tell again
-what the driver may not have heard.
+always on disk. A file whose fingerprint is another is damaged: torch itself loads weights in which
+bits have flipped without a word. Because the reports lie in the checkpoint, a restarted trial can
+tell again what the driver may not have heard.
 """
 
 import fcntl
@@ -21,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spinlock.errors import ArtifactError, SearchError
-from spinlock.files import atomic_directory
+from spinlock.files import atomic_directory, fingerprint
 from spinlock.search.pareto import best_epoch
 from spinlock.search.rules import Stop
 from spinlock.search.space import Objective
 from spinlock.search.trainable import ReportLike, TrainerLike
+
+SUMS = "sums.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def save(
     with atomic_directory(checkpoint_directory(trial, epoch)) as beside:
         trainer.save(beside / "trainer")
         (beside / "reports.json").write_text(json.dumps([_dump(r) for r in reports]))
+        (beside / SUMS).write_text(json.dumps(_sums(beside)))
     best = best_epoch({report.epoch: report.metrics for report in reports}, objectives)
     keep = {*(report.epoch for report in reports[-2:]), *(best[:1] if best else ())}
     for found in _epochs(trial):
@@ -72,11 +77,16 @@ def save(
 
 
 def reports_in(checkpoint: Path) -> list[Report]:
-    """The reports stored in a checkpoint. Raises ArtifactError when they cannot be read."""
-    path = checkpoint / "reports.json"
+    """The reports stored in a checkpoint. Raises ArtifactError when any file of it is damaged."""
+    path = checkpoint / SUMS
     try:
+        kept, found = json.loads(path.read_text()), _sums(checkpoint)
+        if kept != found:
+            changed = sorted(name for name, _ in kept.items() ^ found.items())
+            raise ArtifactError(f"{checkpoint}: {changed[0]} is damaged or missing.")
+        path = checkpoint / "reports.json"
         return [_load(report) for report in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path}: missing or damaged: {error}.") from None
 
 
@@ -117,6 +127,14 @@ def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
                     ) from None
                 time.sleep(0.1)
         yield
+
+
+def _sums(checkpoint: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(checkpoint)): fingerprint(path)
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != SUMS
+    }
 
 
 def _epochs(trial: Path) -> list[int]:

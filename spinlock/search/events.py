@@ -9,7 +9,7 @@ A report and the decision about it are one line, so no crash can fall between th
 import os
 from collections.abc import Iterator
 from enum import StrEnum
-from io import BufferedWriter
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zlib import crc32
@@ -171,20 +171,33 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stream: BufferedWriter | None = None
+        self._stream: FileIO | None = None
         self._checksum = 0
 
     def append(self, event: Event) -> None:
-        """Write one event and return when it is on disk."""
+        """Write one event and return when it is on disk.
+
+        Raises SearchError when the disk takes it no more, with none of the line left in the file.
+        """
         if self._stream is None:
             drop_torn_line(self.path)
             self._checksum = _last_checksum(self.path)
-            self._stream = self.path.open("ab")
+            self._stream = self.path.open("ab", buffering=0)  # no rest to be written at a close
         body = event.model_dump_json().removesuffix("}").encode()
-        self._checksum = crc32(body, self._checksum)
-        self._stream.write(body + _seal(self._checksum))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        checksum = crc32(body, self._checksum)
+        line = body + _seal(checksum)
+        size = self._stream.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._stream.write(line) :]
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            self._stream.truncate(size)
+            raise SearchError(
+                f"{self.path}: cannot be written: {error.strerror}. All before it is safe. Put "
+                "this right, then go on with --resume."
+            ) from None
+        self._checksum = checksum
 
     def close(self) -> None:
         if self._stream is not None:

@@ -74,7 +74,7 @@ def search(
     result = run(ready.study, trainable, place, resume=resume, address=address, console=console)
     _show(console, ready, trainable, result.ledger)
     if not result.finished:
-        _interrupted(console)
+        _interrupted(console, result.ledger.broken)
     best = leaders(result.ledger)
     if not best:
         raise typer.Exit(1)
@@ -156,10 +156,18 @@ def _show(console: Console, ready: prepare.Prepared, trainable: Trainable, ledge
     summary.show_result(console, ledger, trainable.columns, epochs=epochs, parts=ready.seconds)
 
 
-def _interrupted(console: Console) -> NoReturn:
+def _interrupted(console: Console, broken: str | None = None) -> NoReturn:
     again = sys.argv if "--resume" in sys.argv else [*sys.argv, "--resume"]
-    console.print(f"Interrupted. Go on with: {_python()} {shlex.join(again)}", soft_wrap=True)
-    raise typer.Exit(130)
+    command = f"{_python()} {shlex.join(again)}"
+    if broken is None:
+        console.print(f"Interrupted. Go on with: {command}", soft_wrap=True)
+        raise typer.Exit(130)
+    console.print(
+        f"Stopped: {broken} Put the cause right, and go on with: {command}",
+        soft_wrap=True,
+        markup=False,
+    )
+    raise typer.Exit(1)
 
 
 def _python() -> str:

@@ -1,6 +1,7 @@
 """The state of a search, folded from its events."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from spinlock.search.pareto import Scores, best_epoch
 from spinlock.search.space import Objective, Promotion, Rungs, Study
 
 EVENTS = "events.jsonl"
+_ALIKE = 3  # trials in a row that one cause may end before no other is begun
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d[\d.]*(e[-+]?\d+)?")
 
 
 @dataclass
@@ -101,6 +104,8 @@ class Ledger:
         self.sessions: list[Session] = []
         self.epochs = 0  # trained, over all trials
         self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
+        self.broken: str | None = None  # why this session begins no further trial
+        self._alike: list[Trial] = []  # who failed by one cause, and no epoch came between
         self._study: Study | None = None
 
     @property
@@ -164,6 +169,7 @@ class Ledger:
                     }
                 changed = {"trials": event.trials, "budget": event.budget}
                 self._study = self.study.model_copy(update=changed)
+                self.broken, self._alike = None, []  # whoever resumes has mended the cause
                 self.sessions.append(Session(event.time, event.time))
             case Suggested():
                 if event.trial != len(self.trials):
@@ -206,6 +212,8 @@ class Ledger:
                 goes_on = event.verdict is None and event.spared is None
                 if isinstance(scheduler, Promotion) and goes_on:
                     trial.paused = rung
+        if event.verdict is None or event.verdict.state != State.FAILED:
+            self._alike = []
         self.epochs += event.epoch - trial.epochs
         trial.history[event.epoch] = event.metrics
         trial.reported = event.time if trial.reported is None else trial.reported
@@ -229,6 +237,25 @@ class Ledger:
         trial.verdict, trial.ended, trial.paused = verdict, time, None
         trial.spent = self.epochs
         self._leave_rungs(trial, verdict)
+        if verdict.state == State.FAILED:
+            self._break(trial, verdict.sentence)
+
+    def _break(self, trial: Trial, cause: str) -> None:
+        """Open the circuit when one cause ends trial after trial: it is no fault of theirs.
+
+        Causes are alike but for their numbers, which are of the trial, its paths and settings.
+        """
+        if self._alike:
+            last = self._alike[-1].verdict
+            if last is None or _NUMBER.sub("", last.sentence) != _NUMBER.sub("", cause):
+                self._alike = []
+        self._alike.append(trial)
+        if self.broken is None and len(self._alike) >= _ALIKE:
+            numbers = ", ".join(str(each.number) for each in self._alike)
+            self.broken = (
+                f"trials {numbers} failed one after the other by the same cause, and no epoch was "
+                f"trained between: {cause.rstrip('.')}. No further trial is begun."
+            )
 
     def _leave_rungs(self, trial: Trial, verdict: Verdict) -> None:
         if verdict.state in (State.GUARDED, State.INFEASIBLE):

@@ -27,6 +27,8 @@ Move = Promote | Literal["new", "wait", "end"]
 
 def next_move(ledger: Ledger) -> Move:
     """Take up a paused trial, begin a new one, wait for those under way, or end the search."""
+    if ledger.broken is not None:
+        return "end"
     study = ledger.study
     spent = ledger.spent is not None  # then those that wait go on waiting, for a resume with more
     if isinstance(study.scheduler, Promotion) and not spent:

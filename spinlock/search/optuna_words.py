@@ -1,7 +1,6 @@
-"""What is ours in Optuna's words: settings as distributions, methods as samplers, a study."""
+"""What is ours in Optuna's words: settings as distributions, methods as samplers."""
 
 import warnings
-from pathlib import Path
 from typing import Any, assert_never
 
 import optuna
@@ -12,8 +11,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial as OptunaTrial
 
 from spinlock.search.methods import CMAES, GP, NSGA2, QMC, TPE, Grid, Random
@@ -71,20 +68,3 @@ def sampler_of(settings: Study, seed: int) -> optuna.samplers.BaseSampler:
             return optuna.samplers.RandomSampler(seed=seed)
         case _:
             assert_never(method)
-
-
-def journal(path: Path) -> JournalStorage:
-    """A study's file."""
-    # O_EXCL rather than a symlink: shared file systems of clusters do not all have symlinks.
-    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
-
-
-def new_study(storage: BaseStorage, settings: Study) -> optuna.Study:
-    """Ours in `storage`, which may hold it already."""
-    return optuna.create_study(
-        study_name=settings.name,
-        storage=storage,
-        directions=["minimize" if g.mode == "min" else "maximize" for g in settings.goals],
-        pruner=optuna.pruners.NopPruner(),
-        load_if_exists=True,
-    )

@@ -11,9 +11,11 @@ With several objectives COMPLETE has a value for each, and there are no intermed
 Optuna 5 refuses them. PRUNED without one is ranked by TPE behind everything that completed, and a
 violated constraint behind that, as with one objective. A Gaussian process and NSGA-II pass over
 both: they learn from completed trials alone.
-The study lives in a journal file, so optuna-dashboard can show it while the search runs; our own
-log stays the master, and `Sampler.open` brings the study into line with it. Trials of earlier
-searches are not in it: they stand in a study beside, in memory, in which the sampler is asked.
+The study lives in a journal file or a database, so optuna-dashboard can show it while the search
+runs; our own log stays the master. `Sampler.open` brings the study into line with it, and where
+the study can no longer be written the search goes on with one in memory, made from the log. Trials
+of earlier searches are not in it: they stand in a study beside, in memory, in which the sampler is
+asked.
 
 A setting with a condition is asked for after its parents, and only where it is searched. Then TPE
 models it among the trials that had it; a Gaussian process and NSGA-II, which model what every
@@ -26,28 +28,29 @@ what was told before and not on how often the search was interrupted.
 import copy
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import numpy as np
 import optuna
-from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
 
-from spinlock.search import evolution
+from spinlock.errors import SearchError
+from spinlock.search import evolution, storage
 from spinlock.search.conditions import ordered
-from spinlock.search.events import State, drop_torn_line
+from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import CMAES, GP, TPE, Random
-from spinlock.search.optuna_words import distribution, journal, new_study, sampler_of, suggest
+from spinlock.search.optuna_words import distribution, sampler_of, suggest
 from spinlock.search.parameter import Scalar
 from spinlock.search.ranking import best_prior
 
-JOURNAL = "optuna.journal"
 _log = logging.getLogger(__name__)
 # NSGA-II breeds from trials that have a generation; those of earlier searches are of the first.
 _FIRST_GENERATION = {optuna.samplers.NSGAIISampler._get_generation_key(): 0}
+_Answer = TypeVar("_Answer")
 
 
 class Sampler:
@@ -62,38 +65,68 @@ class Sampler:
         self._told: dict[int, int] = {}  # the last epoch reported, by trial
         self._paused: set[int] = set()
         self._elsewhere: list[FrozenTrial] = []  # those of earlier searches
+        self.lost = False  # whether the study could not be used, and is one in memory since
 
     @classmethod
-    def open(cls, experiment: Path, ledger: Ledger) -> "Sampler":
-        """The study beside the log, made or mended until every trial of the ledger is in it."""
+    def open(cls, experiment: Path, ledger: Ledger, *, url: str | None = None) -> "Sampler":
+        """The study beside the log, or in the database at `url`, made or mended from the log.
+
+        Raises SearchError where file or database cannot be used.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = experiment / JOURNAL
-        # The experiment's lock is ours, so a lock on the journal is of a writer that was killed.
-        path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
-        drop_torn_line(path)
+        place = experiment / storage.JOURNAL if url is None else url
         try:
-            study = new_study(journal(path), ledger.study)
-            agrees = _agrees(study, ledger)
-        except (ValueError, KeyError) as error:
-            _log.warning("%s is damaged (%s): made anew from the log.", path, error)
-            agrees = False
-        if not agrees:
-            path.unlink()
-            study = new_study(journal(path), ledger.study)
-        sampler = cls(study, ledger)
-        sampler._mend(ledger)
+            if isinstance(place, Path):
+                study = storage.in_journal(place, ledger)
+            else:
+                study = storage.in_database(place, ledger)
+            sampler = cls(study, ledger)
+            sampler._mend()
+        except storage.FAILURES as error:
+            raise storage.unusable(place, error) from None
         return sampler
 
     @classmethod
     def in_memory(cls, ledger: Ledger) -> "Sampler":
         """The same without a file, to derive suggestions from a ledger alone."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = cls(new_study(InMemoryStorage(), ledger.study), ledger)
-        sampler._mend(ledger)
+        sampler = cls(storage.in_memory(ledger.study), ledger)
+        sampler._mend()
         return sampler
+
+    def settle(self, experiment: Path, *, url: str | None) -> None:
+        """Bring the study into line at the end of a session in which it could not be used."""
+        if self.lost:
+            try:
+                Sampler.open(experiment, self._ledger, url=url)
+            except SearchError as error:
+                _log.warning("%s", error)
 
     def ask(self, number: int) -> dict[str, Scalar]:
         """The parameters of trial `number`, which must be the next one."""
+        return self._whatever_fails(lambda: self._ask(number))
+
+    def tell(self, trial: Trial) -> None:
+        """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
+        self._whatever_fails(lambda: self._tell(trial))
+
+    def _whatever_fails(self, act: Callable[[], _Answer]) -> _Answer:
+        """Do it, if the study can no longer be read or written with one in memory."""
+        try:
+            return act()
+        except storage.FAILURES as error:
+            _log.warning(
+                "Optuna's study cannot be used (%s). The search goes on from its own log; the "
+                "study is brought into line at the end of this session, or by the next --resume.",
+                storage.reason(error),
+            )
+        self.study = storage.in_memory(self._settings)
+        self.lost = True
+        self._open, self._told, self._paused = {}, {}, set()
+        self._mend()
+        return act()
+
+    def _ask(self, number: int) -> dict[str, Scalar]:
         seed = np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0]
         self.study.sampler = sampler_of(self._settings, int(seed))
         waiting = self.study.get_trials(deepcopy=False)
@@ -190,8 +223,7 @@ class Sampler:
             system_attrs=dict(_FIRST_GENERATION),  # which Optuna adds constraints to
         )
 
-    def tell(self, trial: Trial) -> None:
-        """Bring Optuna's record of `trial` up to date, and end it there if it has ended here."""
+    def _tell(self, trial: Trial) -> None:
         mine = self._open.get(trial.number)
         if mine is None:
             return
@@ -258,10 +290,10 @@ class Sampler:
             if name not in known:  # else by a driver that was killed in the middle of telling
                 mine.set_constraint(name, value)
 
-    def _mend(self, ledger: Ledger) -> None:
+    def _mend(self) -> None:
         """Enter what the log knows and the study does not."""
         known = self.study.get_trials(deepcopy=False)
-        for number, trial in sorted(ledger.trials.items()):
+        for number, trial in sorted(self._ledger.trials.items()):
             if number >= len(known):
                 self.study.enqueue_trial(trial.parameters)
                 self._open[number] = self.study.ask()
@@ -269,20 +301,4 @@ class Sampler:
             elif known[number].state == TrialState.RUNNING:
                 self._open[number] = OptunaTrial(self.study, known[number]._trial_id)
                 self._told[number] = max(known[number].intermediate_values, default=0)
-            self.tell(trial)
-
-
-def _agrees(study: optuna.Study, ledger: Ledger) -> bool:
-    """Whether the study can be mended by adding: it holds nothing that the log denies."""
-    known = study.get_trials(deepcopy=False)
-    started = [t for t in known if t.state != TrialState.WAITING]
-    if len(started) > len(ledger.trials) + 1:
-        return False
-    for number, trial in ledger.trials.items():
-        if number >= len(known):
-            continue
-        if known[number].params != trial.parameters:
-            return False
-        if known[number].state.is_finished() and trial.verdict is None:
-            return False
-    return True
+            self._tell(trial)

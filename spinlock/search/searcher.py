@@ -55,7 +55,7 @@ class BookSearcher(Searcher):
 
     def _next(self) -> Trial | Literal["end"] | None:
         """The trial to train next; None when there is none yet."""
-        if self._again:
+        if self._again and self._book.ledger.broken is None:
             return self._book.ledger.trials[self._again.pop(0)]
         match next_move(self._book.ledger):
             case Promote(number, rung):

@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from spinlock.config import Config, replace
+from spinlock.config import SECRET, Config, replace
 from spinlock.search import conditions
 from spinlock.search.methods import CMAES, QMC, TPE, Grid, Method, Random
 from spinlock.search.parameter import Parameter, Scalar
@@ -171,6 +173,24 @@ class Budget(Config):
     hours: float | None = Field(None, gt=0)  # of its sessions together
 
 
+def _without_password(url: str) -> str:
+    """A storage is written to logs, to the event log and shown: a password has no place in it."""
+    parts = urlsplit(url)
+    if not parts.scheme or "://" not in url:
+        raise ValueError(
+            "a storage is the URL of a database, such as sqlite:////shared/optuna.db or "
+            "postgresql://user@host/optuna"
+        )
+    if parts.password is not None or any("pass" in key.lower() for key in parse_qs(parts.query)):
+        # Not shown as what was found, either: the value of a refused setting is.
+        raise PydanticCustomError(
+            SECRET,
+            "a storage with a password in it is kept nowhere: take it out of the URL, and set "
+            "SPINLOCK_STORAGE_PASSWORD in the environment",
+        )
+    return url
+
+
 class Study(Config):
     """One search: the file in `search_spaces/`, with overrides applied."""
 
@@ -186,6 +206,7 @@ class Study(Config):
     guards: tuple[Guard, ...] = ()
     audit: float = Field(0.0, ge=0, le=1)  # the share of stopped trials that run on, to be judged
     retries: int = Field(1, ge=0)  # of a trial whose process died or raised
+    storage: Annotated[str, AfterValidator(_without_password)] | None = None  # None: a journal file
     training: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Parameter] = Field(min_length=1)
     start: tuple[dict[str, Scalar], ...] = ()  # points tried first

@@ -15,12 +15,13 @@ from typing import Any
 
 from ray import tune
 from ray.exceptions import OutOfMemoryError
+from ray.tune.error import TuneError
 from rich.console import Console
 
 from spinlock.config import parse
-from spinlock.errors import SearchError
+from spinlock.errors import SearchError, SpinlockError
 from spinlock.files import own_directory, refuse_foreign
-from spinlock.search import cluster, nodes
+from spinlock.search import cluster, nodes, storage
 from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
@@ -42,7 +43,7 @@ _MEMORY_KILLS = 3
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a session left: `finished` is False after Ctrl-C, and the search can be resumed."""
+    """What a session left: if not `finished`, by Ctrl-C or `ledger.broken`, it can be resumed."""
 
     experiment: Path
     ledger: Ledger
@@ -66,12 +67,14 @@ def run(
 
     The first Ctrl-C ends the session in good order; trials under way are resumed later. Raises
     SearchError when the directory holds a search and `resume` is not asked for, when the study
-    differs from the one that was begun, when another driver is at it, or when a node of the Ray
-    at `address` does not see the same files.
+    differs from the one that was begun, when another driver is at it, when its storage or the log
+    cannot be written, or when a node of the Ray at `address` does not see the same files.
     """
     console = console or Console(stderr=True)
     check(study, trainable, where=study.name)
     experiment = experiment.resolve()
+    if study.storage is not None:
+        storage.connect(study.storage)  # before anything is begun that would have to be resumed
     with _alone(experiment):
         first = study.configuration(study.corner)
         base = parse(trainable.model, first, where=study.name)
@@ -98,7 +101,7 @@ def run(
             resume=resume,
             priors=priors,
         )
-        sampler = Sampler.open(experiment, book.ledger)
+        sampler = Sampler.open(experiment, book.ledger, url=study.storage)
         trial_directory(experiment, 0).parent.mkdir(exist_ok=True)
         try:
             if book.ledger.unfinished or book.ledger.left:
@@ -125,13 +128,31 @@ def run(
                     _search(study, trainable, book, sampler, ray_, console)
         except KeyboardInterrupt:
             pass  # outside Tune's own loop, or a second one: the log is whole at any moment
+        except OSError as error:
+            raise _refused_by_disk(experiment, error) from error
         finally:
-            book.close()
-            write_tables(book.ledger, experiment)
-            if study.objectives:
-                draw_front(book.ledger, experiment / "front.png")
+            sampler.settle(experiment, url=study.storage)
+            _close(book, study, console)
     ended = book.ledger.sessions[-1].closed == "finished"
     return StudyResult(experiment, book.ledger, ended)
+
+
+def _close(book: Book, study: Study, console: Console) -> None:
+    """End the session with its tables. A disk that refuses them hides nothing that came before."""
+    try:
+        book.close()
+        write_tables(book.ledger, book.experiment)
+        if study.objectives:
+            draw_front(book.ledger, book.experiment / "front.png")
+    except SpinlockError as error:
+        console.print(f"The session has left no tables: {error}", markup=False, soft_wrap=True)
+
+
+def _refused_by_disk(experiment: Path, error: OSError) -> SearchError:
+    return SearchError(
+        f"{experiment}: the search stops here: {error}. What was acknowledged is safe in "
+        f"{EVENTS}. Put this right, then go on with --resume."
+    )
 
 
 def _search(
@@ -150,6 +171,10 @@ def _search(
     for kills in range(_MEMORY_KILLS + 1):
         try:
             _fit(study, trainable, book, sampler, ray_.concurrent, f"{kills}")
+        except TuneError as error:  # made of the text of what a callback raised
+            if isinstance(error.__context__, SpinlockError | OSError):
+                raise error.__context__ from None
+            raise
         except RuntimeError as error:
             if not isinstance(error.__cause__, OutOfMemoryError):
                 raise
@@ -182,10 +207,10 @@ def _fit(
         ).pack()
 
     searcher = BookSearcher(book, sampler, concurrent=concurrent, assign=assign)
-    storage = book.experiment / "ray"
+    tuned = book.experiment / "ray"
     with terminate_as_interrupt():
         tune.Tuner(
-            _trainable(trainable, study.resources, storage),
+            _trainable(trainable, study.resources, tuned),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=BookScheduler(book),
@@ -197,7 +222,7 @@ def _fit(
             ),
             run_config=tune.RunConfig(
                 name=f"session-{len(book.ledger.sessions):03d}-{name}",
-                storage_path=str(storage),
+                storage_path=str(tuned),
                 callbacks=[StartedCallback(book)],
                 failure_config=tune.FailureConfig(max_failures=study.retries),
                 verbose=0,
@@ -205,7 +230,7 @@ def _fit(
         ).fit()
 
 
-def _trainable(trainable: Trainable, resources: Resources, storage: Path) -> Any:
+def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
     if resources.execution == "in_process":
         return tune.with_resources(
             in_process(trainable),
@@ -214,7 +239,7 @@ def _trainable(trainable: Trainable, resources: Resources, storage: Path) -> Any
     # The group's workers ask for their own CPUs; the process that starts them needs none, and
     # a fraction of one would spoil the packing of whole ones.
     return tune.with_resources(
-        ray_train(trainable, resources, storage / "train"),
+        ray_train(trainable, resources, tuned / "train"),
         tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
     )
 

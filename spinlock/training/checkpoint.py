@@ -7,6 +7,7 @@ step, so there is no state of it to lose.
 """
 
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ def place(path: Path) -> Path:
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Put `state` (tensors and plain values) there, replacing what stands there."""
+    # Written by torch itself, a full disk would be a RuntimeError of "unexpected pos".
+    content = BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
     with atomic_file(place(path)) as beside:
-        torch.save({"format": FORMAT, **state}, beside)
+        beside.write_bytes(content.getbuffer())
 
 
 def read(path: Path) -> dict[str, Any]:

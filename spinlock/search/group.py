@@ -30,6 +30,7 @@ from ray.train.torch import TorchTrainer
 
 from spinlock.errors import SearchError
 from spinlock.search.checkpoints import Report
+from spinlock.search.rendezvous import Rendezvous
 from spinlock.search.space import Resources
 
 Reports = Generator[Report, None, None]
@@ -54,6 +55,7 @@ class Group:
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
+            torch_config=Rendezvous(),
             run_config=train.RunConfig(
                 name=name,
                 storage_path=str(storage),

@@ -2,11 +2,15 @@
 
     <trial>/checkpoints/00003/trainer/      what Trainer.save wrote after epoch 3
     <trial>/checkpoints/00003/reports.json  the reports up to that of epoch 3
+    <trial>/checkpoints/00003+/             the same on the way to the next report, of a trial that
+                                            had to leave its machine
 
 Numbered directories appear whole by one rename, so a kill at any moment leaves an older one.
-Kept are the last two (should the newest be damaged) and the best; a search's best epoch is
-always on disk. Because the reports lie in the checkpoint, a restarted trial can tell again
-what the driver may not have heard.
+Kept are the last two (should the newest be damaged) and those that the trial may stand for, with
+or without its newest report, which the driver may not have heard. So the best epoch of a trial,
+every point of a Pareto front and whatever a paused trial goes on from are always on disk.
+Because the reports lie in the checkpoint, a restarted trial can tell again what the driver may
+not have heard.
 """
 
 import fcntl
@@ -16,7 +20,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +30,8 @@ from spinlock.search.pareto import best_epoch
 from spinlock.search.rules import Stop
 from spinlock.search.space import Objective
 from spinlock.search.trainable import ReportLike, TrainerLike
+
+_MIDWAY = "+"
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,22 @@ def save(
 ) -> None:
     """Keep the trainer after the last of `reports`, and drop what is neither recent nor best."""
     epoch = reports[-1].epoch
-    with atomic_directory(checkpoint_directory(trial, epoch)) as beside:
-        trainer.save(beside / "trainer")
-        (beside / "reports.json").write_text(json.dumps([_dump(r) for r in reports]))
-    best = best_epoch({report.epoch: report.metrics for report in reports}, objectives)
-    keep = {*(report.epoch for report in reports[-2:]), *(best[:1] if best else ())}
+    _write(checkpoint_directory(trial, epoch), trainer, reports)
+    keep = {report.epoch for report in reports[-2:]}
+    for known in (reports, reports[:-1]):
+        best = best_epoch({report.epoch: report.metrics for report in known}, objectives)
+        keep |= {best[0]} if best else set()
     for found in _epochs(trial):
         if found not in keep and found < epoch:
             shutil.rmtree(checkpoint_directory(trial, found))
+    for overtaken in (trial / "checkpoints").glob(f"*{_MIDWAY}"):
+        shutil.rmtree(overtaken)
+
+
+def save_midway(trial: Path, trainer: TrainerLike, reports: Sequence[Report]) -> None:
+    """Keep the trainer between two reports, of which the last of `reports` was the former."""
+    after = checkpoint_directory(trial, reports[-1].epoch if reports else 0)
+    _write(after.with_name(after.name + _MIDWAY), trainer, reports)
 
 
 def reports_in(checkpoint: Path) -> list[Report]:
@@ -85,7 +99,17 @@ def newest_first(trial: Path) -> list[Path]:
     root = trial / "checkpoints"
     for partial in root.glob(".*"):
         shutil.rmtree(partial, ignore_errors=True)
-    return [checkpoint_directory(trial, epoch) for epoch in reversed(_epochs(trial))]
+    whole = [checkpoint_directory(trial, epoch) for epoch in _epochs(trial)]
+    return sorted([*whole, *root.glob(f"*{_MIDWAY}")], reverse=True)  # 00003+ is after 00003
+
+
+def size(trial: Path) -> int:
+    """Bytes of all checkpoints of a trial; of one that is being trained, at this moment."""
+    total = 0
+    for path in (trial / "checkpoints").rglob("*"):
+        with suppress(FileNotFoundError):  # dropped meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @contextmanager
@@ -117,6 +141,12 @@ def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
                     ) from None
                 time.sleep(0.1)
         yield
+
+
+def _write(path: Path, trainer: TrainerLike, reports: Sequence[Report]) -> None:
+    with atomic_directory(path) as beside:
+        trainer.save(beside / "trainer")
+        (beside / "reports.json").write_text(json.dumps([_dump(r) for r in reports]))
 
 
 def _epochs(trial: Path) -> list[int]:

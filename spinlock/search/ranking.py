@@ -14,9 +14,8 @@ def layers(ledger: Ledger) -> list[list[Trial]]:
     scored = {t.number: at[1] for t in ledger.trials.values() if (at := t.best(goals)) is not None}
     states = {number: ledger.trials[number].state() for number in scored}
     done = [number for number, state in states.items() if state == State.COMPLETED]
-    healthy = [
-        n for n, state in states.items() if state in (State.PRUNED, State.PAUSED, State.RUNNING)
-    ]
+    alive = (State.PRUNED, State.PAUSED, State.RUNNING, State.PREEMPTED)
+    healthy = [number for number, state in states.items() if state in alive]
     points = {number: scored[number] for number in done or healthy}
     return [[ledger.trials[number] for number in layer] for layer in fronts(points, goals)]
 

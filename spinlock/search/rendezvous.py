@@ -17,6 +17,8 @@ from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBacken
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from typing_extensions import override
 
+from spinlock.search.preemption import heed_termination
+
 _store: TCPStore | None = None  # of the first worker, for as long as its process lasts
 
 
@@ -38,6 +40,7 @@ class _Backend(_TorchBackend):
         backend = backend_config.backend or ("nccl" if gpus else "gloo")
         address, port = worker_group.execute_single(0, _listen, size)
         worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(heed_termination)
         patience = timedelta(seconds=backend_config.timeout_s)
         ray.get(
             [

@@ -34,6 +34,7 @@ from spinlock.files import atomic_file
 from spinlock.search import cluster
 from spinlock.search.checkpoints import Report
 from spinlock.search.execution import Assignment, in_process, ray_train, reports
+from spinlock.search.preemption import Notice
 from spinlock.search.space import Objective, Resources
 
 RESULT = Path(__file__).parent / "results" / "trial_start.md"
@@ -89,7 +90,7 @@ def _fit(trainable: Any, resources: Resources, storage: Path, config: dict[str, 
 
 
 def _loop(trainable: Any, config: dict[str, Any]) -> None:
-    for report in reports(trainable, Assignment.unpack(config), leads=True):
+    for report in reports(trainable, Assignment.unpack(config), Notice(), leads=True):
         train.report({"epoch": report.epoch})
 
 

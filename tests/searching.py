@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class RegressionTrainer:
         self.inputs = torch.randn(64, 4, generator=generator)
         self.targets = self.inputs @ torch.tensor([1.0, -2.0, 0.5, 3.0])
         self.weights = torch.zeros(4)
-        self.epoch = 0
+        self.epoch = self.batch = 0
+        self.on_step: Callable[[RegressionTrainer], None] | None = None
 
     def epochs(self) -> Iterator[Report]:
         every, last = self.config.val_every_n_epochs, self.config.epochs
@@ -77,13 +78,16 @@ class RegressionTrainer:
             raise ValueError(f"a rate of {config.optimizer.lr} cannot be")
         if config.raise_without is not None and not config.raise_without.exists():
             raise ValueError(f"{config.raise_without} is not there")
-        for first in range(0, 48, config.batch_size):
+        while (first := self.batch * config.batch_size) < 48:
             part = slice(first, min(48, first + config.batch_size))
             error = self.inputs[part] @ self.weights - self.targets[part]
             gradient = 2 * self.inputs[part].T @ error / len(error)
             self.weights = self.weights - config.optimizer.lr * gradient
-        self.epoch += 1
-        time.sleep(config.seconds)
+            self.batch += 1
+            time.sleep(config.seconds * config.batch_size / 48)
+            if self.on_step is not None:
+                self.on_step(self)
+        self.epoch, self.batch = self.epoch + 1, 0
         if config.optimizer.lr > config.nan_above and self.epoch >= 2:
             return Report(self.epoch, {"val/traj": math.nan}, Stop("nonfinite", "the loss is NaN"))
         dying = config.die_once is not None and config.optimizer.lr > config.die_above
@@ -104,14 +108,15 @@ class RegressionTrainer:
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        torch.save({"weights": self.weights, "epoch": self.epoch}, directory / "state.pt")
+        state = {"weights": self.weights, "epoch": self.epoch, "batch": self.batch}
+        torch.save(state, directory / "state.pt")
 
     def restore(self, directory: Path) -> None:
         try:
             state = torch.load(directory / "state.pt", weights_only=True)
         except (OSError, RuntimeError, EOFError) as error:
             raise ArtifactError(f"{directory}: damaged: {error}") from None
-        self.weights, self.epoch = state["weights"], state["epoch"]
+        self.weights, self.epoch, self.batch = state["weights"], state["epoch"], state["batch"]
 
 
 class Regression:

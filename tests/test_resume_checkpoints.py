@@ -5,16 +5,28 @@ import multiprocessing
 import shutil
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from searching import Regression, RegressionConfig
 
 from spinlock.errors import SearchError
 from spinlock.search import checkpoints
-from spinlock.search.checkpoints import Report, checkpoint_directory, newest_first
+from spinlock.search.checkpoints import (
+    Report,
+    checkpoint_directory,
+    newest_first,
+    trial_directory,
+)
 from spinlock.search.execution import Assignment, reports
+from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.pareto import best_epoch
+from spinlock.search.preemption import Notice
 from spinlock.search.space import Objective
+from spinlock.search.summary import disk
 
 
 def assignment(directory: Path, *, acknowledged: int = 0, **training: object) -> Assignment:
@@ -27,10 +39,10 @@ def assignment(directory: Path, *, acknowledged: int = 0, **training: object) ->
     )
 
 
-def train(given: Assignment, epochs: int | None = None) -> list[tuple[int, dict[str, float]]]:
+def train(wanted: Assignment, epochs: int | None = None) -> list[tuple[int, dict[str, float]]]:
     """Epochs and metrics but for the clock; left alone after `epochs` of them."""
     found = []
-    running = reports(Regression(), given, leads=True)
+    running = reports(Regression(), wanted, Notice(), leads=True)
     for report in running:
         found.append((report.epoch, {k: v for k, v in report.metrics.items() if k != "seconds"}))
         if len(found) == epochs:
@@ -95,16 +107,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert not [name for name in kept(tmp_path / "t") if name.startswith(".")]
 
 
+class Nothing:
+    """A trainer with a state of a kilobyte."""
+
+    on_step = None
+
+    def epochs(self):  # pragma: no cover
+        return iter(())
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir()
+        (directory / "state").write_bytes(b"0" * 1000)
+
+    def restore(self, directory: Path) -> None: ...
+
+
 def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
-    class Nothing:
-        def epochs(self):  # pragma: no cover
-            return iter(())
-
-        def save(self, directory: Path) -> None:
-            directory.mkdir()
-
-        def restore(self, directory: Path) -> None: ...
-
     history: list[Report] = []
     for epoch, value in enumerate((0.9, 0.3, math.nan, 0.3, 0.4, 0.5), start=1):
         history.append(Report(epoch, {"val/traj": value}))
@@ -113,6 +131,44 @@ def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in newest_first(tmp_path)] == ["00006", "00005", "00002"]
     restored = checkpoints.reports_in(checkpoint_directory(tmp_path, 6))
     assert str(restored) == str(history)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    values=st.lists(
+        st.tuples(*[st.sampled_from([0.1, 0.2, 0.3, 0.4, math.nan])] * 2), min_size=1, max_size=9
+    ),
+    goals=st.sampled_from([("a",), ("a", "b")]),
+)
+def test_what_a_trial_stands_for_and_goes_on_from_is_on_disk_at_every_moment(
+    values: list[tuple[float, float]], goals: tuple[str, ...]
+) -> None:
+    """Whether the driver has heard the newest report or was killed before: best, front, paused."""
+    objectives = [Objective(metric=name) for name in goals]
+    with TemporaryDirectory() as place:
+        trial, history = Path(place), list[Report]()
+        for epoch, (a, b) in enumerate(values, start=1):
+            history.append(Report(epoch, {"a": a, "b": b}))
+            checkpoints.save(trial, Nothing(), history, objectives)
+            for heard in (history, history[:-1]):
+                best = best_epoch({r.epoch: r.metrics for r in heard}, objectives)
+                assert best is None or checkpoint_directory(trial, best[0]).is_dir()
+                assert not heard or checkpoint_directory(trial, heard[-1].epoch).is_dir()
+        assert len(kept(trial)) <= 4
+        assert checkpoints.size(trial) >= 1000 * len(kept(trial))
+
+
+def test_the_summary_says_what_the_checkpoints_take(tmp_path: Path) -> None:
+    ledger = Ledger()
+    ledger.trials = {number: Trial(number, {}, 0.0) for number in range(2)}
+    assert disk(ledger, tmp_path) == "disk  no checkpoints"
+    for number, epochs in ((0, 1), (1, 2)):
+        history = [Report(epoch, {"val/traj": 1.0}) for epoch in range(1, epochs + 1)]
+        for epoch in range(epochs):
+            checkpoints.save(
+                trial_directory(tmp_path, number), Nothing(), history[: epoch + 1], [Objective()]
+            )
+    assert disk(ledger, tmp_path) == "disk  3.2 kB of checkpoints, the most by trial 1: 2.2 kB"
 
 
 def test_a_nan_epoch_leaves_no_checkpoint_and_ends_the_trial(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_failures_and_what_never_ran_are_told_as_such(searched: Path) -> None:
 
 def test_every_end_has_its_story(searched: Path) -> None:
     states = {trial.state() for trial in read_ledger(searched).trials.values()}
-    assert states == {*State} - {State.INTERRUPTED, State.PAUSED}
+    assert states == {*State} - {State.INTERRUPTED, State.PAUSED, State.PREEMPTED}
     assert all(story(searched, number) for number in range(6))
 
 

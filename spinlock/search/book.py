@@ -18,6 +18,7 @@ from spinlock.search.events import (
     Ended,
     Event,
     EventLog,
+    Preempted,
     Prior,
     Promoted,
     Reported,
@@ -115,6 +116,10 @@ class Book:
     def crashed(self, number: int, reason: str) -> None:
         """An attempt has failed; Tune decides whether another follows."""
         self._write(Crashed(time=time.time(), trial=number, reason=reason))
+
+    def preempted(self, number: int, reason: str) -> None:
+        """An attempt has left a machine that goes; Tune starts another elsewhere."""
+        self._write(Preempted(time=time.time(), trial=number, reason=reason))
 
     def promote(self, number: int, rung: int) -> Trial:
         """A trial that waits at `rung` goes on."""

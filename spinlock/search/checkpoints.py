@@ -3,12 +3,16 @@
     <trial>/checkpoints/00003/trainer/      what Trainer.save wrote after epoch 3
     <trial>/checkpoints/00003/reports.json  the reports up to that of epoch 3
     <trial>/checkpoints/00003/sums.json     the fingerprint of each of these files
+    <trial>/checkpoints/00003+/             the same on the way to the next report, of a trial that
+                                            had to leave its machine
 
 Numbered directories appear whole by one rename, so a kill at any moment leaves an older one.
-Kept are the last two (should the newest be damaged) and the best; a search's best epoch is
-always on disk. A file whose fingerprint is another is damaged: torch itself loads weights in which
-bits have flipped without a word. Because the reports lie in the checkpoint, a restarted trial can
-tell again what the driver may not have heard.
+Kept are the last two (should the newest be damaged) and those that the trial may stand for, with
+or without its newest report, which the driver may not have heard. So the best epoch of a trial,
+every point of a Pareto front and whatever a paused trial goes on from are always on disk. A file
+whose fingerprint is another is damaged: torch itself loads weights in which bits have flipped
+without a word. Because the reports lie in the checkpoint, a restarted trial can tell again what
+the driver may not have heard.
 """
 
 import fcntl
@@ -18,7 +22,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +34,7 @@ from spinlock.search.space import Objective
 from spinlock.search.trainable import ReportLike, TrainerLike
 
 SUMS = "sums.json"
+_MIDWAY = "+"
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,22 @@ def save(
 ) -> None:
     """Keep the trainer after the last of `reports`, and drop what is neither recent nor best."""
     epoch = reports[-1].epoch
-    with atomic_directory(checkpoint_directory(trial, epoch)) as beside:
-        trainer.save(beside / "trainer")
-        (beside / "reports.json").write_text(json.dumps([_dump(r) for r in reports]))
-        (beside / SUMS).write_text(json.dumps(_sums(beside)))
-    best = best_epoch({report.epoch: report.metrics for report in reports}, objectives)
-    keep = {*(report.epoch for report in reports[-2:]), *(best[:1] if best else ())}
+    _write(checkpoint_directory(trial, epoch), trainer, reports)
+    keep = {report.epoch for report in reports[-2:]}
+    for known in (reports, reports[:-1]):
+        best = best_epoch({report.epoch: report.metrics for report in known}, objectives)
+        keep |= {best[0]} if best else set()
     for found in _epochs(trial):
         if found not in keep and found < epoch:
             shutil.rmtree(checkpoint_directory(trial, found))
+    for overtaken in (trial / "checkpoints").glob(f"*{_MIDWAY}"):
+        shutil.rmtree(overtaken)
+
+
+def save_midway(trial: Path, trainer: TrainerLike, reports: Sequence[Report]) -> None:
+    """Keep the trainer between two reports, of which the last of `reports` was the former."""
+    after = checkpoint_directory(trial, reports[-1].epoch if reports else 0)
+    _write(after.with_name(after.name + _MIDWAY), trainer, reports)
 
 
 def reports_in(checkpoint: Path) -> list[Report]:
@@ -95,7 +107,17 @@ def newest_first(trial: Path) -> list[Path]:
     root = trial / "checkpoints"
     for partial in root.glob(".*"):
         shutil.rmtree(partial, ignore_errors=True)
-    return [checkpoint_directory(trial, epoch) for epoch in reversed(_epochs(trial))]
+    whole = [checkpoint_directory(trial, epoch) for epoch in _epochs(trial)]
+    return sorted([*whole, *root.glob(f"*{_MIDWAY}")], reverse=True)  # 00003+ is after 00003
+
+
+def size(trial: Path) -> int:
+    """Bytes of all checkpoints of a trial; of one that is being trained, at this moment."""
+    total = 0
+    for path in (trial / "checkpoints").rglob("*"):
+        with suppress(FileNotFoundError):  # dropped meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @contextmanager
@@ -127,6 +149,13 @@ def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
                     ) from None
                 time.sleep(0.1)
         yield
+
+
+def _write(path: Path, trainer: TrainerLike, reports: Sequence[Report]) -> None:
+    with atomic_directory(path) as beside:
+        trainer.save(beside / "trainer")
+        (beside / "reports.json").write_text(json.dumps([_dump(r) for r in reports]))
+        (beside / SUMS).write_text(json.dumps(_sums(beside)))
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Ray, started on this machine for one search, or joined where it runs already.
 
 A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled here:
-- a node whose address is not loopback binds GCS, raylet and workers to every interface (left: the
-  rendezvous of a Ray Train group listens on all of them, on a port of its own, while it trains:
-  torch's TCPStore takes no address to listen on);
+- a node whose address is not loopback binds GCS, raylet and workers to every interface (for the
+  workers of Ray Train see `rendezvous`);
+- it writes the token that it asks for as a file that everyone on the machine may read;
 - the memory monitor kills innocent trials and its error ends the whole `Tuner.fit`: it is off,
   and the kernel's own killer takes one process, which is an ordinary, retried failure (a joined
   Ray has its own settings: there `study` goes on from the checkpoints in a new `fit`);
@@ -25,6 +25,7 @@ import ray
 from ray._private import ray_constants
 
 from spinlock.errors import SearchError
+from spinlock.search.secret import protect_token
 from spinlock.search.space import Resources
 
 DRIVER = "trial_driver"  # a custom resource, so that a Train trial's own process takes no CPU
@@ -123,6 +124,7 @@ def _prepare() -> None:
 
 def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]) -> Any:
     os.environ |= _LOCAL
+    protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
     return ray.init(
         address="local",  # without it Ray joins another search's Ray on this machine
@@ -137,6 +139,7 @@ def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]
 
 
 def _join(address: str, environment: dict[str, Any]) -> Any:
+    protect_token(make=False)
     try:
         return ray.init(
             address=address,

@@ -26,6 +26,7 @@ class State(StrEnum):
 
     RUNNING = "RUNNING"
     COMPLETED = "COMPLETED"  # ran its epochs, or its own early stopping ended it
+    PREEMPTED = "PREEMPTED"  # its machine was taken away; waits for a place elsewhere
     PAUSED = "PAUSED"  # waits at a rung with its checkpoint
     PRUNED = "PRUNED"  # others were better at a rung
     GUARDED = "GUARDED"  # a guard judged it by its own history
@@ -113,6 +114,14 @@ class Crashed(_Event):
     reason: str
 
 
+class Preempted(_Event):
+    """An attempt ended since its machine was about to go: no failure, and another follows."""
+
+    event: Literal["preempted"] = "preempted"
+    trial: int
+    reason: str
+
+
 class Promoted(_Event):
     """A trial that was paused at `rung` goes on."""
 
@@ -154,6 +163,7 @@ Event = (
     | Suggested
     | Started
     | Crashed
+    | Preempted
     | Promoted
     | Reported
     | Ended

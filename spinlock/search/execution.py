@@ -26,6 +26,14 @@ from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.search import checkpoints
 from spinlock.search.checkpoints import Report
 from spinlock.search.group import Group, Reports
+from spinlock.search.preemption import (
+    Nodes,
+    Notice,
+    Preempted,
+    heed_termination,
+    own_node,
+    watched,
+)
 from spinlock.search.rules import Stop
 from spinlock.search.space import Objective, Resources
 from spinlock.search.trainable import Trainable
@@ -66,14 +74,19 @@ class Assignment:
         )
 
 
-def reports(trainable: Trainable, assignment: Assignment, *, leads: bool) -> Reports:
+def reports(
+    trainable: Trainable, assignment: Assignment, notice: Notice, *, leads: bool
+) -> Reports:
     """Train a trial from its newest sound checkpoint on; yields each epoch after it is saved.
 
     Epochs that a former process trained and nobody acknowledged come first. One process of the
-    group `leads`: it alone writes.
+    group `leads`: it alone writes. Upon a notice it saves the trial as it is, between two steps,
+    and raises Preempted.
     """
     _clear()
     directory = assignment.directory
+    if notice.reason is not None:
+        raise Preempted(notice.reason)
     with checkpoints.exclusive(directory) if leads else nullcontext():
         config = parse(trainable.model, assignment.training, where=f"trial {assignment.number}")
         try:
@@ -92,6 +105,13 @@ def reports(trainable: Trainable, assignment: Assignment, *, leads: bool) -> Rep
         yield from (report for report in history if report.epoch > assignment.acknowledged)
         if history and history[-1].stop is not None:
             return
+
+        def leave_in_time(_: object) -> None:
+            if leads and notice.reason is not None:
+                checkpoints.save_midway(directory, trainer, history)
+                raise Preempted(notice.reason)
+
+        trainer.on_step = leave_in_time
         for epoch in trainer.epochs():
             report = Report.of(epoch)
             history.append(report)
@@ -104,16 +124,29 @@ def reports(trainable: Trainable, assignment: Assignment, *, leads: bool) -> Rep
 
 def in_process(trainable: Trainable) -> TrialFunction:
     """A Tune function that trains the trial in the process that it is called in."""
-    return partial(_train_here, trainable)
+    return _heeding(partial(_train_here, trainable))
 
 
 def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> TrialFunction:
     """A Tune function that has the trial trained by this process's group of Ray Train workers."""
-    return partial(_train_group, trainable, resources, storage)
+    return _heeding(partial(_train_group, trainable, resources, storage))
+
+
+class _Heeds:
+    """What Tune's class around a function has besides: only here is it in the main thread."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        super().setup(config)  # type: ignore[misc]
+        heed_termination()
+
+
+def _heeding(function: partial[None]) -> TrialFunction:
+    function.__mixins__ = (_Heeds,)  # type: ignore[attr-defined]
+    return function
 
 
 def _train_here(trainable: Trainable, config: dict[str, Any]) -> None:
-    _report(_work(trainable, config, leads=True))
+    _report(_work(trainable, config, own_node, leads=True))
 
 
 _group: Group | None = None  # of this process, kept from trial to trial
@@ -130,8 +163,9 @@ def _train_group(
     _report(_group.reports(config))
 
 
-def _work(trainable: Trainable, config: dict[str, Any], *, leads: bool) -> Reports:
-    return reports(trainable, Assignment.unpack(config), leads=leads)
+def _work(trainable: Trainable, config: dict[str, Any], nodes: Nodes, *, leads: bool) -> Reports:
+    with watched(nodes) if leads else nullcontext(Notice()) as notice:
+        yield from reports(trainable, Assignment.unpack(config), notice, leads=leads)
 
 
 def _report(epochs: Reports) -> None:

@@ -25,11 +25,14 @@ from typing import Any
 
 import ray
 from ray import train
-from ray.train import TrainingFailedError
+from ray.exceptions import RayActorError
+from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from spinlock.errors import SearchError
 from spinlock.search.checkpoints import Report
+from spinlock.search.preemption import Preempted, own_node
+from spinlock.search.rendezvous import Rendezvous
 from spinlock.search.space import Resources
 
 Reports = Generator[Report, None, None]
@@ -37,12 +40,15 @@ _LOOK_SECONDS = 1.0  # how often a trial that waits for a report looks whether i
 
 
 class Group:
-    """Workers that each run `work(configuration, leads=rank == 0)` for every trial, in step."""
+    """Workers that each run `work(configuration, nodes, leads=rank == 0)` for every trial, in step.
+
+    `nodes()` are those on which the group and this process are.
+    """
 
     def __init__(
         self, work: Callable[..., Reports], resources: Resources, storage: Path, name: str
     ) -> None:
-        self._desk = ray.remote(num_cpus=0)(_Desk).remote(resources.workers)
+        self._desk = ray.remote(num_cpus=0)(_Desk).remote(resources.workers, own_node())
         self._end: Future[None] = Future()
         per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
@@ -54,6 +60,7 @@ class Group:
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
+            torch_config=Rendezvous(),
             run_config=train.RunConfig(
                 name=name,
                 storage_path=str(storage),
@@ -73,7 +80,8 @@ class Group:
     def reports(self, configuration: dict[str, Any]) -> Reports:
         """Train a trial; closed early, the workers end it and are free for the next.
 
-        Raises what ended the group, if it ends: WorkerGroupError when a worker raised or died.
+        Raises what ended the group, if it ends: WorkerGroupError when a worker raised or died,
+        Preempted when it left a machine that is about to be taken away, or went with one.
         """
         self._send(configuration)
         while (report := self._hear()) is not None:
@@ -102,7 +110,13 @@ class Group:
         answer = self._desk.hear.remote()
         while not ray.wait([answer], timeout=_LOOK_SECONDS)[0]:
             if not self.alive:
-                self._end.result()
+                try:
+                    self._end.result()
+                except WorkerGroupError as error:
+                    for failure in error.worker_failures.values():
+                        if isinstance(failure, RayActorError) and failure.preempted:
+                            raise Preempted(str(failure)) from None
+                    raise
                 raise SearchError("the group of Ray Train workers has ended without a reason.")
         report: Report | None = ray.get(answer)
         return report
@@ -111,7 +125,8 @@ class Group:
 class _Desk:
     """Where a trial's process and its workers leave messages for each other, in order."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, nodes: list[str]) -> None:
+        self._nodes = nodes
         self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
         self._orders = [asyncio.Queue[dict[str, Any] | bool]() for _ in range(workers)]
 
@@ -122,6 +137,12 @@ class _Desk:
     async def receive(self, rank: int) -> dict[str, Any] | bool:
         return await self._orders[rank].get()
 
+    async def arrive(self, nodes: list[str]) -> None:
+        self._nodes += nodes
+
+    async def nodes(self) -> list[str]:
+        return self._nodes
+
     async def tell(self, report: Report | None) -> None:
         self._reports.put_nowait(report)
 
@@ -131,9 +152,14 @@ class _Desk:
 
 def _serve(work: Callable[..., Reports], desk: Any) -> None:
     rank = train.get_context().get_world_rank()
+    ray.get(desk.arrive.remote(own_node()))
+
+    def nodes() -> list[str]:
+        return list(ray.get(desk.nodes.remote()))
+
     while True:
         configuration = ray.get(desk.receive.remote(rank))
-        with closing(work(configuration, leads=rank == 0)) as reports:
+        with closing(work(configuration, nodes, leads=rank == 0)) as reports:
             for report in reports:
                 # Ray Train's own account of the run; the search goes by what the desk carries.
                 train.report({"epoch": report.epoch, **report.metrics})

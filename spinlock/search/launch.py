@@ -72,7 +72,7 @@ def search(
     if resume and not (place / EVENTS).is_file():
         console.print(f"{place}: no search stands here yet; it begins now.", soft_wrap=True)
     result = run(ready.study, trainable, place, resume=resume, address=address, console=console)
-    _show(console, ready, trainable, result.ledger)
+    _show(console, ready, trainable, result.ledger, result.experiment)
     if not result.finished:
         _interrupted(console, result.ledger.broken)
     best = leaders(result.ledger)
@@ -126,7 +126,7 @@ def search_both(
     finished = search_side_by_side(sides, resume=resume, address=address)
     for name, each in prepared.items():
         if (place / name / EVENTS).is_file():  # interrupted at once, it may not have begun
-            _show(console, each, TRAINABLES[name], read_ledger(place / name))
+            _show(console, each, TRAINABLES[name], read_ledger(place / name), place / name)
     if not finished:
         _interrupted(console)
     both.validate_best(place, ready)
@@ -149,11 +149,24 @@ def _submit(
     submit(spaces, studies, given, experiment, artifacts, address)
 
 
-def _show(console: Console, ready: prepare.Prepared, trainable: Trainable, ledger: Ledger) -> None:
+def _show(
+    console: Console,
+    ready: prepare.Prepared,
+    trainable: Trainable,
+    ledger: Ledger,
+    experiment: Path,
+) -> None:
     study = ready.study
     first = parse(trainable.model, study.configuration(study.corner), where=study.name)
     epochs = trainable.reporting(first)[-1]
-    summary.show_result(console, ledger, trainable.columns, epochs=epochs, parts=ready.seconds)
+    summary.show_result(
+        console,
+        ledger,
+        trainable.columns,
+        epochs=epochs,
+        parts=ready.seconds,
+        experiment=experiment,
+    )
 
 
 def _interrupted(console: Console, broken: str | None = None) -> NoReturn:

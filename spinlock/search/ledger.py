@@ -11,6 +11,7 @@ from spinlock.search.events import (
     Crashed,
     Ended,
     Event,
+    Preempted,
     Prior,
     Promoted,
     Reported,
@@ -45,6 +46,8 @@ class Trial:
     ended: float | None = None
     spent: int = 0  # epochs of the whole search until it ended
     crashes: list[str] = field(default_factory=list)
+    preemptions: list[tuple[int, str]] = field(default_factory=list)  # after which epoch, and why
+    displaced: bool = False  # by the last of these, and not taken up since
     history: dict[int, dict[str, float]] = field(default_factory=dict)
     verdict: Verdict | None = None
     spared: Verdict | None = None  # what an audited trial would have ended by
@@ -60,12 +63,16 @@ class Trial:
         return max(self.history, default=0)
 
     def state(self, *, live: bool = True) -> State:
-        """Where it stands; under way is RUNNING while the search is `live`, else INTERRUPTED."""
+        """Where it stands; under way is RUNNING or PREEMPTED while the search is `live`, else
+        INTERRUPTED.
+        """
         if self.verdict is not None:
             return self.verdict.state
         if self.paused is not None:
             return State.PAUSED
-        return State.RUNNING if live else State.INTERRUPTED
+        if not live:
+            return State.INTERRUPTED
+        return State.PREEMPTED if self.displaced else State.RUNNING
 
     def best(self, objectives: Sequence[Objective]) -> tuple[int, Scores] | None:
         """The epoch that it stands for and that one's scores; None before a finite one.
@@ -177,10 +184,14 @@ class Ledger:
                 self.trials[event.trial] = Trial(event.trial, dict(event.parameters), event.time)
             case Started():
                 trial = self._trial(event.trial)
-                trial.attempts = event.attempt
+                trial.attempts, trial.displaced = event.attempt, False
                 trial.started = event.time if trial.started is None else trial.started
             case Crashed():
                 self._trial(event.trial).crashes.append(event.reason)
+            case Preempted():
+                trial = self._trial(event.trial)
+                trial.preemptions.append((trial.epochs, event.reason))
+                trial.displaced = True
             case Promoted():
                 self._promote(self._trial(event.trial), event.rung)
             case Reported():

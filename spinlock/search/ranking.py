@@ -38,9 +38,8 @@ def _scores(trials: Sequence[Trial], goals: Sequence[Objective]) -> dict[int, Sc
     scored = {i: at[1] for i, trial in enumerate(trials) if (at := trial.best(goals)) is not None}
     states = {i: trials[i].state() for i in scored}
     done = [i for i, state in states.items() if state == State.COMPLETED]
-    healthy = [
-        i for i, state in states.items() if state in (State.PRUNED, State.PAUSED, State.RUNNING)
-    ]
+    alive = (State.PRUNED, State.PAUSED, State.RUNNING, State.PREEMPTED)
+    healthy = [i for i, state in states.items() if state in alive]
     return {i: scored[i] for i in done or healthy}
 
 

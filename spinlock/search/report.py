@@ -15,6 +15,7 @@ from spinlock.search.events import (
     Crashed,
     Ended,
     Event,
+    Preempted,
     Reported,
     Started,
     State,
@@ -27,6 +28,7 @@ from spinlock.search.ranking import leaders, ranked
 _COLOURS = {
     State.RUNNING: "cyan",
     State.COMPLETED: "green",
+    State.PREEMPTED: "blue",
     State.PAUSED: "blue",
     State.PRUNED: "yellow",
     State.GUARDED: "magenta",
@@ -90,6 +92,8 @@ class Progress:
                 line = f"trial {event.trial}: started{again}"
             case Crashed():
                 line = f"trial {event.trial}: crashed: {event.reason}"
+            case Preempted():
+                line = f"trial {event.trial}: preempted: {event.reason}"
             case Reported():
                 shown = [m for m in _metrics(ledger, self._columns) if m in event.metrics]
                 values = " ".join(f"{m} {event.metrics[m]:.4g}" for m in shown)

@@ -255,7 +255,7 @@ class Sampler:
             case State.GUARDED | State.INFEASIBLE:
                 self._constrain(mine, violated=trial.verdict.rule, trial=trial)
                 self.study.tell(mine, state=TrialState.PRUNED)
-            case State.RUNNING | State.PAUSED | State.INTERRUPTED:
+            case State.RUNNING | State.PREEMPTED | State.PAUSED | State.INTERRUPTED:
                 raise RuntimeError(f"a verdict cannot be {trial.verdict.state}")
             case _:
                 assert_never(trial.verdict.state)

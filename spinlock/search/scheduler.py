@@ -28,6 +28,7 @@ class BookScheduler(FIFOScheduler):
     def __init__(self, book: Book) -> None:
         super().__init__()
         self._book = book
+        self._counted: dict[str, int] = {}  # failures, by Tune's name of the trial
 
     @override
     def on_trial_result(
@@ -56,8 +57,14 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        # Called after every failed attempt, also when another follows.
-        self._book.crashed(int(trial.config[TRIAL]), _cause(trial))
+        # Called after every failed attempt, also when another follows. What Tune does not count
+        # against `retries` is a preemption, noticed in time or not.
+        number, counted = int(trial.config[TRIAL]), trial.run_metadata.num_failures
+        if counted == self._counted.get(trial.trial_id, 0):
+            self._book.preempted(number, _cause(trial).removeprefix("Preempted: "))
+        else:
+            self._counted[trial.trial_id] = counted
+            self._book.crashed(number, _cause(trial))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_book": None}

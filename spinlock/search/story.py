@@ -64,6 +64,11 @@ def _attempts(trial: Trial) -> Iterator[str]:
         yield "It was never started."
     for attempt, reason in enumerate(trial.crashes, start=1):
         yield f"Attempt {attempt} failed: {reason}."
+    for epoch, reason in trial.preemptions:
+        yield (
+            f"It was preempted after epoch {epoch}: {reason}. It saved where it was; that counts "
+            "against no retry."
+        )
 
 
 def _reports(ledger: Ledger, trial: Trial) -> Iterator[str]:

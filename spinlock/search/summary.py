@@ -1,9 +1,12 @@
 """A search in lines once it has ended: the best, who was stopped by what, what it cost."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 
+from spinlock.search.checkpoints import size, trial_directory
 from spinlock.search.events import State
 from spinlock.search.front import grown
 from spinlock.search.ledger import Ledger
@@ -20,8 +23,11 @@ def show_result(
     *,
     epochs: int,
     parts: Mapping[str, float],
+    experiment: Path | None = None,
 ) -> None:
-    """Print the final table, the summary, and how the time was spent; `parts` came before."""
+    """Print the final table, the summary, what the checkpoints in `experiment` take, and how the
+    time was spent; `parts` came before.
+    """
     console.print(table(ledger, columns, epochs=epochs, width=console.width, live=False))
     for trial in ledger.trials.values():
         if trial.verdict is not None and trial.state() != State.COMPLETED:
@@ -29,6 +35,8 @@ def show_result(
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     for line in summary(ledger, epochs=epochs):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if experiment is not None:
+        console.print(disk(ledger, experiment), highlight=False, soft_wrap=True)
     if parts:
         shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
         console.print(f"before  {shown}", highlight=False)
@@ -77,6 +85,18 @@ def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
     )
     lines.append(f"time  {_times(ledger)}")
     return lines
+
+
+def disk(ledger: Ledger, experiment: Path) -> str:
+    """What the checkpoints of the search take, in one line."""
+    taken = {number: size(trial_directory(experiment, number)) for number in ledger.trials}
+    if not any(taken.values()):
+        return "disk  no checkpoints"
+    most = max(taken, key=lambda number: taken[number])
+    return (
+        f"disk  {decimal(sum(taken.values()))} of checkpoints, the most by trial {most}: "
+        f"{decimal(taken[most])}"
+    )
 
 
 def audit(ledger: Ledger) -> list[str]:

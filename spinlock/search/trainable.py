@@ -4,7 +4,7 @@ The search knows a trainer only by these protocols, and a trainer knows nothing 
 it yields a report after each epoch, and whoever drives it decides what to do with it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -36,7 +36,12 @@ class ReportLike(Protocol):
 
 @runtime_checkable
 class TrainerLike(Protocol):
-    """One run. `restore` raises ArtifactError when the checkpoint is damaged."""
+    """One run. `restore` raises ArtifactError when the checkpoint is damaged.
+
+    After each step it calls `on_step`, with itself, where one is set; it can be saved there too.
+    """
+
+    on_step: Callable[[Any], None] | None
 
     def epochs(self) -> Iterator[ReportLike]: ...
     def save(self, directory: Path) -> None: ...

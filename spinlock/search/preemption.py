@@ -1,0 +1,94 @@
+"""Word that the machine under a trial is about to be taken away, and what the trial says to it.
+
+Such word is a drain of the trial's node (`ray drain-node`, an autoscaler, `ray start --block` when
+it is terminated), or a SIGTERM to the trial's own process. Ray tells nobody of a drain: who wants
+to know must look.
+"""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+_LOOK_SECONDS = 1.0
+Nodes = Callable[[], Collection[str]]
+
+
+class Preempted(RayActorError):  # noqa: N818 - no error: the trial goes on elsewhere
+    """A trial has left its machine, with a checkpoint.
+
+    To Tune it is an actor whose node was preempted: it starts the trial in another process, and
+    does not count the attempt as a failure.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(error_msg=reason, preempted=True)
+
+
+class Notice:
+    """What is known by now; `reason` is None while the machine stays."""
+
+    reason: str | None = None
+
+
+_here: Notice | None = None  # of the trial that this process trains
+
+
+@contextmanager
+def watched(nodes: Nodes) -> Iterator[Notice]:
+    """A notice that is kept up to date while inside, for a trial on these nodes of Ray."""
+    global _here
+    _here = notice = Notice()
+    ended = threading.Event()
+
+    def keep_looking() -> None:
+        while notice.reason is None and not ended.wait(_LOOK_SECONDS):
+            with suppress(RayError):  # Ray does not answer: asked again
+                notice.reason = notice.reason or _drained(nodes)
+
+    notice.reason = _drained(nodes)
+    threading.Thread(target=keep_looking, daemon=True).start()
+    try:
+        yield notice
+    finally:
+        ended.set()
+        _here = None
+
+
+def own_node() -> list[str]:
+    """The node of this process."""
+    return [ray.get_runtime_context().get_node_id()]
+
+
+def heed_termination() -> None:
+    """From here on SIGTERM is a notice to the trial in this process, which then ends by itself.
+
+    Between trials it ends the process, as before. To be called in the main thread.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if _here is not None:
+            _here.reason = f"its process on {socket.gethostname()} was told to end (SIGTERM)"
+        elif callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def _drained(nodes: Nodes) -> str | None:
+    """Why one of the nodes is about to go; None if none is."""
+    draining: dict[str, int] = ray._private.state.state.get_draining_nodes()
+    gone = sorted(draining.keys() & {*nodes()}) if draining else []
+    if not gone:
+        return None
+    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    left = draining[gone[0]] / 1000 - time.time()  # no deadline is 0
+    when = f" in {left:.0f} s" if left > 0 else ""
+    return f"node {names.get(gone[0], gone[0])} is being drained and goes{when}"

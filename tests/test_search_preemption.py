@@ -133,7 +133,7 @@ def moved_once(experiment: Path, wanted: Study, tmp_path: Path) -> None:
 def test_a_trial_whose_node_is_drained_goes_on_elsewhere_where_it_was(
     three_nodes: Cluster, tmp_path: Path, execution: str
 ) -> None:
-    wanted, experiment = study(execution, seconds=12.0), tmp_path / "x"
+    wanted, experiment = study(execution, seconds=6.0), tmp_path / "x"
     deadline = math.inf
 
     def disturb() -> None:

@@ -1,5 +1,6 @@
 """A machine that is taken away: its trials leave with a checkpoint, and go on elsewhere."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,8 +56,8 @@ def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("RAY_worker_niceness", "0")
     monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=":")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    head = {"num_cpus": 0, "include_dashboard": True, "resources": {DRIVER: 9}}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head | {"resources": {DRIVER: 9}})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
@@ -85,12 +86,11 @@ def searched(
     told.result(0)
 
 
-def drain(address: str, node: str, seconds: int) -> None:
-    """As `ray drain-node` does, which is what watches a spot machine calls."""
+def drain(address: str, node: str, deadline: float) -> None:
+    """As `ray drain-node` does."""
     client = ray._raylet.GcsClient(address=address)
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline = int((time.time() + seconds) * 1000)
-    accepted, why = client.drain_node(node, reason, "taken back", deadline)
+    accepted, why = client.drain_node(node, reason, "taken back", int(deadline * 1000))
     assert accepted, why
 
 
@@ -133,17 +133,20 @@ def moved_once(experiment: Path, wanted: Study, tmp_path: Path) -> None:
 def test_a_trial_whose_node_is_drained_goes_on_elsewhere_where_it_was(
     three_nodes: Cluster, tmp_path: Path, execution: str
 ) -> None:
-    wanted, experiment = study(execution, seconds=12.0), tmp_path / "x"
+    wanted, experiment = study(execution, seconds=6.0), tmp_path / "x"
+    deadline = math.inf
 
     def disturb() -> None:
+        nonlocal deadline
+        deadline = time.time() + 60
         node = busy_node()
         assert node is not None
-        drain(three_nodes.address, node, 60)
+        drain(three_nodes.address, node, deadline)
 
     searched(wanted, experiment, three_nodes.address, disturb)
     moved_once(experiment, wanted, tmp_path)
-    told_of = [event for event in log(experiment) if event.event in ("preempted", "started")]
-    assert told_of[2].time - told_of[1].time < 50, "elsewhere before the deadline"
+    (left,) = (event for event in log(experiment) if event.event == "preempted")
+    assert left.time < deadline
     ((epoch, reason),) = read_ledger(experiment).trials[0].preemptions
     assert "is being drained and goes in" in reason
     story = explain(read_ledger(experiment), 0)

@@ -65,8 +65,11 @@ class Group:
                 name=name,
                 storage_path=str(storage),
                 # Retries are the search's: one policy, each attempt in the log. The default
-                # controller limit of -1 would retry a group that cannot start for ever.
-                failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=3),
+                # limits of -1 would retry a group that cannot start for ever, and start one anew
+                # after a preemption, which would wait for a trial that nobody gives it.
+                failure_config=train.FailureConfig(
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=3
+                ),
             ),
         )
         # A daemon, since `fit` lasts as long as the group, and the process must be able to end.

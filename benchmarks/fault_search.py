@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import optuna
@@ -71,6 +72,8 @@ STUDY: dict[str, Any] = {
 # Of every Ray that is started here, also of one for several nodes.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_memory_monitor_refresh_ms": "0"}
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+# A run draws from torch's own generator, and so another one in this process would disturb it.
+_COMPARING = Lock()
 # Drivers are forked from a process that has all imported, which takes seconds.
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(["fault_search"])
@@ -379,7 +382,8 @@ class Search:
         self.failed = sum(str(t.state()) == "FAILED" for t in ledger.trials.values())
         found = replay(self.experiment, {"noa": Traced()})
         assert not found.differences, found.differences
-        self._compare(ledger)
+        with _COMPARING:
+            self._compare(ledger)
         self._agree(ledger)
 
     def repeated(self) -> tuple[int, int]:
@@ -422,6 +426,7 @@ class Search:
 
     def _compare(self, ledger: Ledger) -> None:
         """Every number is that of training straight through."""
+        torch.set_num_threads(1)  # of this thread
         for trial in ledger.trials.values():
             alone = training_config(self.study.configuration(trial.parameters), where="alone")
             reports = Trainer(alone).epochs()

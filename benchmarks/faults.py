@@ -134,19 +134,19 @@ def no_database(search: Search, times: int) -> None:
 # Fault, searches, times in each; where it needs them: execution, storage, a disk of its own.
 DRILLS: tuple[tuple[Drill, int, int, str], ...] = (
     (driver_alone, 4, 8, "alone"),
-    (train_trial, 1, 2, "ray_train"),
-    (train_worker, 1, 2, "ray_train"),
-    (train_controller, 1, 2, "ray_train"),
     (node, 1, 4, "nodes"),
-    (checkpoint_disk, 1, 2, "trials"),
-    (disk, 2, 2, "disk"),
-    (no_database, 1, 3, "database"),
-    (database, 2, 1, "database"),
-    (journal, 1, 3, ""),
-    (driver_while_saving, 1, 5, ""),
-    (driver, 2, 5, ""),
-    (checkpoint, 2, 4, ""),
-    (trial_process, 2, 5, ""),
+    (driver, 1, 5, ""),
+    (trial_process, 1, 5, ""),
+    (checkpoint, 1, 4, ""),
+    (checkpoint_disk, 1, 1, "trials"),
+    (disk, 1, 1, "disk"),
+    (train_worker, 1, 1, "ray_train"),
+    (train_controller, 1, 1, "ray_train"),
+    (train_trial, 1, 1, "ray_train"),
+    (database, 1, 1, "database"),
+    (no_database, 1, 2, "database"),
+    (journal, 1, 2, ""),
+    (driver_while_saving, 1, 3, ""),
 )
 
 

@@ -113,6 +113,8 @@ def test_a_database_that_cannot_be_reached_is_one_sentence(given: str, why: str)
 
 SECRETS = [
     "postgresql://me:hunter2@host/optuna",
+    "postgresql://me:hunter2#or/so@host/optuna",
+    "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhunter2",
     "mysql+pymysql://me@host/optuna?password=hunter2",
     "postgresql://host/x?sslpassword=hunter2",
 ]

@@ -126,6 +126,8 @@ def _search(side: Side, resume: bool, address: str, share: int, ready: Event) ->
             console=Console(file=_Named(side.name), width=_WIDTH),
         )
         code = FINISHED if result.finished else INTERRUPTED
+        if not result.finished and result.ledger.broken is not None:
+            raise SearchError(result.ledger.broken)
     except SpinlockError as error:
         print(f"Error: {side.name}: {error}", file=sys.stderr)
         code = FAULT

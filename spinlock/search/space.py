@@ -4,10 +4,11 @@ Imports neither Ray nor Optuna, so a space can be checked anywhere.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
@@ -18,6 +19,8 @@ from spinlock.search import conditions
 from spinlock.search.methods import CMAES, QMC, TPE, Grid, Method, Random
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.training.guards import Guard
+
+_PASSWORD = re.compile("(password|passwd|pwd)=", re.IGNORECASE)
 
 
 class Limit(Config):
@@ -175,13 +178,12 @@ class Budget(Config):
 
 def _without_password(url: str) -> str:
     """A storage is written to logs, to the event log and shown: a password has no place in it."""
-    parts = urlsplit(url)
-    if not parts.scheme or "://" not in url:
+    if not re.match(r"[\w+]+://", url):
         raise ValueError(
             "a storage is the URL of a database, such as sqlite:////shared/optuna.db or "
             "postgresql://user@host/optuna"
         )
-    if parts.password is not None or any("pass" in key.lower() for key in parse_qs(parts.query)):
+    if re.match(r"[\w+]+://[^/:@]*:[^@]*@", url) or _PASSWORD.search(unquote(url)):
         # Not shown as what was found, either: the value of a refused setting is.
         raise PydanticCustomError(
             SECRET,

@@ -46,11 +46,11 @@ def search(
     changes = [*(overrides or ()), *([f"trials={trials}"] if trials is not None else ())]
     study = prepare.plan(space, trainable, changes, files=files)
     console = Console()
+    place = experiment or Path("experiments") / study.name
     if dry_run:
-        preview.show_plan(console, study, trainable)
+        preview.show_plan(console, study, trainable, experiment=place)
         return
     ready = prepare.fulfil(study, trainable, recipes, console.print)
-    place = experiment or Path("experiments") / study.name
 
     from spinlock.search.study import run  # Ray starts loading here, after all can be answered
 

@@ -64,6 +64,9 @@ class IdleTrainable:
 
     model = Idle
 
+    def footprint(self, _: Idle) -> None:
+        return None
+
     def build(self, _: Idle) -> IdleTrainer:
         return IdleTrainer()
 

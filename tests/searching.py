@@ -136,6 +136,9 @@ class Regression:
         every, last = config.val_every_n_epochs, config.epochs
         return tuple(e for e in range(1, last + 1) if e % every == 0 or e == last)
 
+    def footprint(self, _: RegressionConfig) -> None:
+        return None
+
     def build(self, config: RegressionConfig) -> RegressionTrainer:
         return RegressionTrainer(config)
 

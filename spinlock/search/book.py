@@ -24,6 +24,8 @@ from spinlock.search.events import (
     Reported,
     SessionClosed,
     SessionOpened,
+    Sized,
+    Sizing,
     Started,
     State,
     StudyOpened,
@@ -33,7 +35,7 @@ from spinlock.search.events import (
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.moves import unpromoted
 from spinlock.search.parameter import Scalar
-from spinlock.search.rules import Stop, decide
+from spinlock.search.rules import Stop, decide, give_up
 from spinlock.search.space import Study
 
 Listener = Callable[[Event, Ledger], None]
@@ -46,11 +48,13 @@ _FREE = ("trials", "budget.", "retries", "resources.", "storage")
 class Book:
     """Log and ledger of one experiment directory. Pickles without its listeners."""
 
-    def __init__(self, experiment: Path, ledger: Ledger, reporting: Reporting) -> None:
+    def __init__(
+        self, experiment: Path, ledger: Ledger, reporting: Reporting, *, retries: int
+    ) -> None:
         self.experiment = experiment
         self.ledger = ledger
         self.listeners: list[Listener] = []
-        self._reporting = reporting
+        self._reporting, self._retries = reporting, retries
         self._log = EventLog(experiment / EVENTS)
 
     @classmethod
@@ -79,12 +83,12 @@ class Book:
                     "Add --resume to go on with it, or choose another --experiment."
                 )
             _refuse_changes(experiment, ledger, study, trainable, facts)
-            book = cls(experiment, ledger, reporting)
+            book = cls(experiment, ledger, reporting, retries=study.retries)
         else:
             known = priors()
             experiment.mkdir(parents=True, exist_ok=True)
             (experiment / EVENTS).unlink(missing_ok=True)
-            book = cls(experiment, Ledger(), reporting)
+            book = cls(experiment, Ledger(), reporting, retries=study.retries)
             dump = study.model_dump(mode="json")
             book._write(
                 StudyOpened(time=time.time(), trainable=trainable, study=dump, facts=dict(facts))
@@ -113,9 +117,19 @@ class Book:
         attempt = self.ledger.trials[number].attempts + 1
         self._write(Started(time=time.time(), trial=number, attempt=attempt))
 
-    def crashed(self, number: int, reason: str) -> None:
-        """An attempt has failed; Tune decides whether another follows."""
-        self._write(Crashed(time=time.time(), trial=number, reason=reason))
+    def sized(self, number: int, sizing: Sizing) -> None:
+        """The trial's process has chosen its micro-batch."""
+        self._write(Sized(time=time.time(), trial=number, sizing=sizing))
+
+    def crashed(self, number: int, reason: str, *, memory: bool = False) -> None:
+        """An attempt has failed, with `memory` by a memory monitor's kill; the last ends the trial.
+
+        Whether another follows is seen by its verdict.
+        """
+        self._write(Crashed(time=time.time(), trial=number, reason=reason, memory=memory))
+        verdict = give_up(self.ledger.trials[number], retries=self._retries)
+        if verdict is not None:
+            self._end(number, verdict)
 
     def preempted(self, number: int, reason: str) -> None:
         """An attempt has left a machine that goes; Tune starts another elsewhere."""

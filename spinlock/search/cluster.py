@@ -4,9 +4,9 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
 - a node whose address is not loopback binds GCS, raylet and workers to every interface (for the
   workers of Ray Train see `rendezvous`);
 - it writes the token that it asks for as a file that everyone on the machine may read;
-- the memory monitor kills innocent trials and its error ends the whole `Tuner.fit`: it is off,
+- the memory monitor kills innocent trials, also when it is others who fill the node: it is off,
   and the kernel's own killer takes one process, which is an ordinary, retried failure (a joined
-  Ray has its own settings: there `study` goes on from the checkpoints in a new `fit`);
+  Ray has its own settings, and `memory_kill` what follows from it);
 - when the process of a Ray Train group's trial is killed, the group's CPUs are freed by a detached
   cleaner that asks the state API, so `ray_train` always starts the dashboard, which answers it;
 - Tune ends the whole search when one report lacks a metric: that check is off, a missing
@@ -41,10 +41,8 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-_LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the switch that makes 127.0.0.1 the node's address
-    "RAY_memory_monitor_refresh_ms": "0",
-}
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes 127.0.0.1 the node's address
+_MONITOR = "RAY_memory_monitor_refresh_ms"
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,8 @@ def _prepare() -> None:
 
 
 def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]) -> Any:
-    os.environ |= _LOCAL
+    os.environ |= _LOOPBACK
+    os.environ.setdefault(_MONITOR, "0")  # whoever sets it wants it
     protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
     return ray.init(

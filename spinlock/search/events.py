@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from spinlock.errors import SearchError
 from spinlock.search.parameter import Scalar
 from spinlock.search.space import Budget
+from spinlock.training.footprint import Footprint, Probe
 
 
 class State(StrEnum):
@@ -57,6 +58,27 @@ class Verdict(_Record):
 
 class _Event(_Record):
     time: float = Field(description="seconds since 1970; nothing is ever decided by it")
+
+
+class Sizing(_Record):
+    """The memory plan of a trial, in bytes: a probe, and what the memory model made of it.
+
+    A micro-batch of m samples is reckoned to take (`once` + m * `per_sample`) * (1 + `margin`), and
+    `limit` is the trial's part of its device.
+    """
+
+    micro_batch: int = Field(ge=1)
+    once: float
+    per_sample: float
+    margin: float
+    limit: float
+    device: str
+    footprint: Footprint
+    probes: tuple[Probe, ...]
+
+    def predicted(self, micro_batch: int) -> float:
+        """Bytes at the peak, without the margin."""
+        return self.once + micro_batch * self.per_sample
 
 
 class StudyOpened(_Event):
@@ -106,12 +128,24 @@ class Started(_Event):
     attempt: int
 
 
+class Sized(_Event):
+    """The trial's process has probed it and chosen its micro-batch; then training begins."""
+
+    event: Literal["sized"] = "sized"
+    trial: int
+    sizing: Sizing
+
+
 class Crashed(_Event):
-    """An attempt ended by an exception or a dead process; another may follow."""
+    """An attempt ended by an exception or a dead process; another may follow.
+
+    With `memory` it was the node's memory monitor that killed the process.
+    """
 
     event: Literal["crashed"] = "crashed"
     trial: int
     reason: str
+    memory: bool = False
 
 
 class Preempted(_Event):
@@ -162,6 +196,7 @@ Event = (
     | SessionOpened
     | Suggested
     | Started
+    | Sized
     | Crashed
     | Preempted
     | Promoted

@@ -8,7 +8,6 @@ the next, so they give the same numbers and stop at the same epochs. What differ
                  reused by the next trial; workers may be a few, on several hosts
 """
 
-import gc
 import logging
 import os
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from spinlock.config import parse
 from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.search import checkpoints
 from spinlock.search.checkpoints import Report
+from spinlock.search.events import Sizing
 from spinlock.search.group import Group, Reports
 from spinlock.search.preemption import (
     Nodes,
@@ -35,23 +35,32 @@ from spinlock.search.preemption import (
     watched,
 )
 from spinlock.search.rules import Stop
+from spinlock.search.sizing import Known, Probed, Room, size
 from spinlock.search.space import Objective, Resources
 from spinlock.search.trainable import Trainable
+from spinlock.training.memory import release
 
 TRIAL = "trial"
+_PLAN = "plan"
 TrialFunction = Callable[[dict[str, Any]], None]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial as it travels to whoever trains it. Up to `acknowledged` no epoch is told again."""
+    """A trial as it travels to whoever trains it. Up to `acknowledged` no epoch is told again.
+
+    It has micro-batches of at most `micro_batch` samples; None: plan it from what is `known`.
+    """
 
     number: int
     directory: Path
     training: dict[str, Any]
     acknowledged: int
+    attempt: int
     objectives: tuple[Objective, ...]
+    micro_batch: int | None
+    known: Known
 
     def pack(self) -> dict[str, Any]:
         """As plain values, for Tune's config."""
@@ -60,7 +69,10 @@ class Assignment:
             "directory": str(self.directory),
             "training": self.training,
             "acknowledged": self.acknowledged,
+            "attempt": self.attempt,
             "objectives": [objective.model_dump() for objective in self.objectives],
+            "micro_batch": self.micro_batch,
+            "known": self.known,
         }
 
     @classmethod
@@ -70,14 +82,19 @@ class Assignment:
             directory=Path(config["directory"]),
             training=config["training"],
             acknowledged=config["acknowledged"],
+            attempt=config["attempt"],
             objectives=tuple(Objective(**objective) for objective in config["objectives"]),
+            micro_batch=config["micro_batch"],
+            known=config["known"],
         )
 
 
 def reports(
-    trainable: Trainable, assignment: Assignment, notice: Notice, *, leads: bool
+    trainable: Trainable, assignment: Assignment, room: Room, notice: Notice, *, leads: bool
 ) -> Reports:
     """Train a trial from its newest sound checkpoint on; yields each epoch after it is saved.
+
+    One that begins is planned first, and its plan comes before all epochs.
 
     Epochs that a former process trained and nobody acknowledged come first. One process of the
     group `leads`: it alone writes. Upon a notice it saves the trial as it is, between two steps,
@@ -105,6 +122,13 @@ def reports(
         yield from (report for report in history if report.epoch > assignment.acknowledged)
         if history and history[-1].stop is not None:
             return
+        if isinstance(trainer, Probed):
+            if assignment.micro_batch is not None:
+                trainer.limit_micro_batch(assignment.micro_batch)
+            elif not history and (footprint := trainable.footprint(config)) is not None:
+                plan = size(trainer, footprint, assignment.known, room)
+                if plan is not None:
+                    yield plan
 
         def leave_in_time(_: object) -> None:
             if leads and notice.reason is not None:
@@ -122,14 +146,16 @@ def reports(
                 return
 
 
-def in_process(trainable: Trainable) -> TrialFunction:
+def in_process(trainable: Trainable, room: Room) -> TrialFunction:
     """A Tune function that trains the trial in the process that it is called in."""
-    return _heeding(partial(_train_here, trainable))
+    return _heeding(partial(_train_here, trainable, room))
 
 
-def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> TrialFunction:
+def ray_train(
+    trainable: Trainable, room: Room, resources: Resources, storage: Path
+) -> TrialFunction:
     """A Tune function that has the trial trained by this process's group of Ray Train workers."""
-    return _heeding(partial(_train_group, trainable, resources, storage))
+    return _heeding(partial(_train_group, trainable, room, resources, storage))
 
 
 class _Heeds:
@@ -145,40 +171,48 @@ def _heeding(function: partial[None]) -> TrialFunction:
     return function
 
 
-def _train_here(trainable: Trainable, config: dict[str, Any]) -> None:
-    _report(_work(trainable, config, own_node, leads=True))
+def _train_here(trainable: Trainable, room: Room, config: dict[str, Any]) -> None:
+    _report(_work(trainable, room, config, own_node, leads=True))
 
 
 _group: Group | None = None  # of this process, kept from trial to trial
 
 
 def _train_group(
-    trainable: Trainable, resources: Resources, storage: Path, config: dict[str, Any]
+    trainable: Trainable, room: Room, resources: Resources, storage: Path, config: dict[str, Any]
 ) -> None:
     global _group
     if _group is None or not _group.alive:
         # A name of its own: Ray Train would resume by itself what the trials' checkpoints resume.
         name = f"{tune.get_context().get_trial_id()}-{os.getpid()}"
-        _group = Group(partial(_work, trainable), resources, storage, name)
+        _group = Group(partial(_work, trainable, room), resources, storage, name)
     _report(_group.reports(config))
 
 
-def _work(trainable: Trainable, config: dict[str, Any], nodes: Nodes, *, leads: bool) -> Reports:
+def _work(
+    trainable: Trainable, room: Room, config: dict[str, Any], nodes: Nodes, *, leads: bool
+) -> Reports:
     with watched(nodes) if leads else nullcontext(Notice()) as notice:
-        yield from reports(trainable, Assignment.unpack(config), notice, leads=leads)
+        yield from reports(trainable, Assignment.unpack(config), room, notice, leads=leads)
 
 
-def _report(epochs: Reports) -> None:
-    with closing(epochs):
-        for report in epochs:
-            tune.report(_pack(report))  # returns when the driver has judged the report
+def _report(told: Reports) -> None:
+    with closing(told):
+        for each in told:
+            # returns when the driver has heard and judged it
+            tune.report(
+                {_PLAN: each.model_dump_json()} if isinstance(each, Sizing) else _pack(each)
+            )
 
 
 def _clear() -> None:
     """Let go of what the trial before held: processes are reused."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    release(torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
+
+
+def plan_in(result: dict[str, Any]) -> Sizing | None:
+    """The plan in one of Tune's results; None if it holds none."""
+    return Sizing.model_validate_json(result[_PLAN]) if _PLAN in result else None
 
 
 def unpack(result: dict[str, Any]) -> tuple[int, dict[str, float], Stop | None] | None:

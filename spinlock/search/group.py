@@ -6,7 +6,7 @@ milliseconds. So a trial's process keeps its group, and Tune keeps the process f
 Both sides speak through a desk, a small actor. For every trial it carries
 
     the trial's configuration  ->
-                               <-  a report
+                               <-  its plan, or a report
     whether to go on           ->
                                ...
                                <-  None: the trial has ended
@@ -31,11 +31,12 @@ from ray.train.torch import TorchTrainer
 
 from spinlock.errors import SearchError
 from spinlock.search.checkpoints import Report
+from spinlock.search.events import Sizing
 from spinlock.search.preemption import Preempted, own_node
 from spinlock.search.rendezvous import Rendezvous
 from spinlock.search.space import Resources
 
-Reports = Generator[Report, None, None]
+Reports = Generator[Sizing | Report, None, None]
 _LOOK_SECONDS = 1.0  # how often a trial that waits for a report looks whether its group lives
 
 
@@ -109,7 +110,7 @@ class Group:
     def _send(self, message: dict[str, Any] | bool) -> None:
         ray.get(self._desk.send.remote(message))
 
-    def _hear(self) -> Report | None:
+    def _hear(self) -> Sizing | Report | None:
         answer = self._desk.hear.remote()
         while not ray.wait([answer], timeout=_LOOK_SECONDS)[0]:
             if not self.alive:
@@ -121,7 +122,7 @@ class Group:
                             raise Preempted(str(failure)) from None
                     raise
                 raise SearchError("the group of Ray Train workers has ended without a reason.")
-        report: Report | None = ray.get(answer)
+        report: Sizing | Report | None = ray.get(answer)
         return report
 
 
@@ -130,7 +131,7 @@ class _Desk:
 
     def __init__(self, workers: int, nodes: list[str]) -> None:
         self._nodes = nodes
-        self._reports: asyncio.Queue[Report | None] = asyncio.Queue()
+        self._reports: asyncio.Queue[Sizing | Report | None] = asyncio.Queue()
         self._orders = [asyncio.Queue[dict[str, Any] | bool]() for _ in range(workers)]
 
     async def send(self, message: dict[str, Any] | bool) -> None:
@@ -146,10 +147,10 @@ class _Desk:
     async def nodes(self) -> list[str]:
         return self._nodes
 
-    async def tell(self, report: Report | None) -> None:
+    async def tell(self, report: Sizing | Report | None) -> None:
         self._reports.put_nowait(report)
 
-    async def hear(self) -> Report | None:
+    async def hear(self) -> Sizing | Report | None:
         return await self._reports.get()
 
 
@@ -164,8 +165,9 @@ def _serve(work: Callable[..., Reports], desk: Any) -> None:
         configuration = ray.get(desk.receive.remote(rank))
         with closing(work(configuration, nodes, leads=rank == 0)) as reports:
             for report in reports:
-                # Ray Train's own account of the run; the search goes by what the desk carries.
-                train.report({"epoch": report.epoch, **report.metrics})
+                if isinstance(report, Report):
+                    # Ray Train's own account of the run; the search goes by what the desk carries.
+                    train.report({"epoch": report.epoch, **report.metrics})
                 if rank == 0:
                     ray.get(desk.tell.remote(report))
                 if not ray.get(desk.receive.remote(rank)):

@@ -63,7 +63,7 @@ def search(
     if dry_run:
         for sentence in (sentence for each in known for sentence in each.sentences):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-        preview.show_plan(console, study, trainable)
+        preview.show_plan(console, study, trainable, experiment=place)
         return
     ready = prepare.fulfil(study, trainable, recipes, console.print)
 

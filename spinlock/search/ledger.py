@@ -17,6 +17,8 @@ from spinlock.search.events import (
     Reported,
     SessionClosed,
     SessionOpened,
+    Sized,
+    Sizing,
     Started,
     State,
     StudyOpened,
@@ -53,6 +55,13 @@ class Trial:
     spared: Verdict | None = None  # what an audited trial would have ended by
     paused: int | None = None  # the rung at which it waits
     source: str | None = None  # the earlier search whose trial it is, of a prior
+    sizing: Sizing | None = None
+    micro_batch: int | None = None  # with which it goes on; None before its size is known
+    held: float = 0.0  # bytes that its present attempt was to take
+    killed: int = 0  # so often by a memory monitor
+    beside: bool = False  # since its last report it was killed beside a larger one, not counted
+    failed_at: int | None = None  # the smallest micro-batch for which it was to blame
+    too_large: bool = False  # killed though its micro-batch was a single sample
     _scored: tuple[tuple[int, tuple[Objective, ...]], tuple[int, Scores] | None] | None = field(
         default=None, repr=False, compare=False
     )
@@ -186,8 +195,16 @@ class Ledger:
                 trial = self._trial(event.trial)
                 trial.attempts, trial.displaced = event.attempt, False
                 trial.started = event.time if trial.started is None else trial.started
+                trial.held = _held(trial)
+            case Sized():
+                trial = self._trial(event.trial)
+                trial.sizing, trial.micro_batch = event.sizing, event.sizing.micro_batch
+                trial.held = _held(trial)
             case Crashed():
-                self._trial(event.trial).crashes.append(event.reason)
+                trial = self._trial(event.trial)
+                trial.crashes.append(event.reason)
+                if event.memory:
+                    self._kill(trial)
             case Preempted():
                 trial = self._trial(event.trial)
                 trial.preemptions.append((trial.epochs, event.reason))
@@ -227,12 +244,33 @@ class Ledger:
             self._alike = []
         self.epochs += event.epoch - trial.epochs
         trial.history[event.epoch] = event.metrics
+        trial.beside = False
+        if trial.micro_batch is not None and "micro_batch" in event.metrics:  # smaller did not fit
+            trial.micro_batch = min(trial.micro_batch, int(event.metrics["micro_batch"]))
         trial.reported = event.time if trial.reported is None else trial.reported
         if event.spared is not None:
             trial.spared = event.spared
             self._leave_rungs(trial, event.spared)
         if event.verdict is not None:
             self._end(trial, event.verdict, event.time)
+
+    def _kill(self, trial: Trial) -> None:
+        """A memory monitor killed the trial: it goes on with half its micro-batch, or with 1.
+
+        Of those that train at once the largest is to blame, and a monitor may kill several. So a
+        smaller one goes on as it was, once until it reports again.
+        """
+        trial.killed += 1
+        largest = max(
+            (other for other in self.under_way if other.attempts),
+            key=lambda other: (other.held, other.number),
+        )
+        if trial is not largest and not trial.beside:
+            trial.beside = True
+            return
+        trial.beside, trial.failed_at = False, trial.micro_batch
+        trial.too_large = trial.micro_batch == 1 and trial.sizing is not None
+        trial.micro_batch = 1 if trial.micro_batch is None else max(1, trial.micro_batch // 2)
 
     def _promote(self, trial: Trial, rung: int) -> None:
         if trial.paused != rung:
@@ -272,6 +310,12 @@ class Ledger:
         if verdict.state in (State.GUARDED, State.INFEASIBLE):
             for values in self.rungs.values():
                 values.pop(trial.number, None)
+
+
+def _held(trial: Trial) -> float:
+    if trial.sizing is None or trial.micro_batch is None:
+        return 0.0
+    return trial.sizing.predicted(trial.micro_batch)
 
 
 def fold(events: Iterable[Event]) -> Ledger:

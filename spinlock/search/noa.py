@@ -7,6 +7,8 @@ from typing_extensions import override
 from spinlock.config import Config
 from spinlock.search.trained import Trained
 from spinlock.training.config import NOATraining
+from spinlock.training.counting import noa_footprint
+from spinlock.training.footprint import Footprint
 from spinlock.training.inputs import open_inputs
 from spinlock.training.losses import TERMS
 
@@ -34,3 +36,9 @@ class NOA(Trained):
         run = self.own(config)
         assert isinstance(run, NOATraining)
         return dict(open_inputs(run).facts)
+
+    @override
+    def footprint(self, config: Config) -> Footprint:
+        run = self.own(config)
+        assert isinstance(run, NOATraining)
+        return noa_footprint(run)

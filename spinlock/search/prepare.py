@@ -83,6 +83,11 @@ def inspect(study: Study, trainable: Trainable) -> None:
             read_tokenizer(config.tokenizer)
 
 
+def missing(study: Study) -> list[str]:
+    """The files that are still to be made, by their names in a training configuration."""
+    return [key for key, value in dotted(study.training).items() if value == str(_LATER)]
+
+
 def fulfil(
     study: Study, trainable: Trainable, recipes: Recipes, say: Callable[[str], None]
 ) -> Prepared:

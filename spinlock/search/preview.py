@@ -1,16 +1,36 @@
 """What a search would do, shown without doing it."""
 
+import statistics
+from pathlib import Path
+
 from rich.console import Console
 
 from spinlock.config import as_yaml, dotted, parse, replace
-from spinlock.search.forecast import forecast
+from spinlock.errors import SpinlockError
+from spinlock.search.forecast import Forecast, forecast
+from spinlock.search.ledger import EVENTS, read_ledger
+from spinlock.search.outlook import Outlook, Point, concurrent, hours, outlook, pace_of
+from spinlock.search.prepare import missing
 from spinlock.search.report import settings
 from spinlock.search.space import Rungs, Study
 from spinlock.search.trainable import Trainable
 
+_SHOWN = 8  # memory plans
 
-def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: int = 3) -> None:
-    """Print the study with every default filled in, and points as a searcher might draw them."""
+
+def show_plan(
+    console: Console,
+    study: Study,
+    trainable: Trainable,
+    *,
+    experiment: Path | None = None,
+    samples: int = 3,
+) -> None:
+    """Print the study with every default filled in, and points as a searcher might draw them.
+
+    Then what they will take of memory and of time: by what was measured in `experiment` if the
+    search has begun there, else by a rehearsal, where all files are there.
+    """
     points = study.sample(samples)
     config = parse(trainable.model, study.configuration(points[0]), where=study.name)
     every = dotted(config.model_dump(mode="json"))
@@ -32,6 +52,8 @@ def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: 
     expected = forecast(study, trainable, epochs=reporting[-1])
     if expected is not None:
         console.print(f"Expected: {expected}.", highlight=False, soft_wrap=True)
+    for line in _resources(study, trainable, points, experiment, expected, reporting[-1]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     begin = f"{len(study.start)} start points, then " if study.start else ""
     begin += "the best of the earlier searches, then " if study.warm_start else ""
     budget = study.budget
@@ -42,3 +64,61 @@ def show_plan(console: Console, study: Study, trainable: Trainable, *, samples: 
         if limit:
             console.print(f"No trial begins after {limit}.")
     console.print(f"{study.trials} trials: {begin}{study.searcher.kind}. Nothing was trained.")
+
+
+def _resources(
+    study: Study,
+    trainable: Trainable,
+    points: list[Point],
+    experiment: Path | None,
+    expected: Forecast | None,
+    epochs: int,
+) -> list[str]:
+    """Memory and hours in lines, or why they cannot be told."""
+    if absent := missing(study):
+        return [
+            f"Memory and hours: nothing can be probed, since {' and '.join(absent)} "
+            f"{'are' if len(absent) > 1 else 'is'} made when the search begins."
+        ]
+    try:
+        found = outlook(study, trainable, points)
+    except SpinlockError as error:
+        return [f"Memory and hours: the probe of a point failed: {error}"]
+    if found is None:
+        return ["Memory and hours: nothing can be probed of a compiled network."]
+    lines = _memory(found)
+    pace = statistics.mean(found.epochs), found.start
+    source = f"an epoch takes {pace[0]:.3g} s by the probes of the samples"
+    if experiment is not None and (experiment / EVENTS).is_file():
+        ledger = read_ledger(experiment)
+        if (measured := pace_of(ledger)) is not None:
+            pace = measured
+            source = f"an epoch took {pace[0]:.3g} s in {experiment}"
+    full = study.trials * epochs
+    count = (full, full) if expected is None else (expected.low, expected.high)
+    low, high = hours(study.resources, study.trials, count, *pace)
+    return [*lines, f"Time: {_span(low, high)}; {source}, {concurrent(study.resources)} at once."]
+
+
+def _memory(found: Outlook) -> list[str]:
+    lines = [
+        f"Memory: {_gigabytes(found.limit)} GB of {found.device} for a worker; micro-batches leave "
+        f"{found.margin:.0%} of what is predicted free."
+    ]
+    for plan in sorted(found.plans, key=lambda plan: -plan.predicted)[:_SHOWN]:
+        fits = "" if plan.fits else ", more than there is"
+        lines.append(
+            f"  {_gigabytes(plan.predicted)} GB{fits} with micro-batches of {plan.micro_batch} of "
+            f"{plan.samples}: {settings(plan.point)}"
+        )
+    return lines
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}"
+
+
+def _span(low: float, high: float) -> str:
+    if high < 1:
+        return f"{60 * low:.1f} to {60 * high:.1f} minutes"
+    return f"{low:.2g} to {high:.2g} hours"

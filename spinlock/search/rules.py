@@ -103,6 +103,28 @@ def judge(
     return None
 
 
+def give_up(trial: Trial, *, retries: int) -> Verdict | None:
+    """The end of a trial whose attempt has just failed; None: another attempt follows.
+
+    A kill by a memory monitor is none of the `retries`: it costs half the micro-batch. But of a
+    trial that has no plan yet nothing is known to be too large, and such kills end with them, too.
+    """
+    ended = trial.too_large and "with a micro-batch of 1"
+    if trial.sizing is None and trial.killed > retries:
+        times = "once" if trial.killed == 1 else f"{trial.killed} times"
+        ended = f"{times} before it had begun to train"
+    if ended:
+        return Verdict(
+            state=State.INFEASIBLE,
+            rule="memory",
+            sentence=f"the node's memory monitor killed it {ended}",
+            numbers={"epoch": float(trial.epochs), "kills": float(trial.killed)},
+        )
+    if len(trial.crashes) - trial.killed > retries:
+        return Verdict(state=State.FAILED, rule="failed", sentence=trial.crashes[-1])
+    return None
+
+
 def _completed(epoch: int, stop: Stop | None, *, epochs: int) -> Verdict | None:
     """The end of a trial that was left to itself; None before it."""
     at = {"epoch": float(epoch), "saved": float(epochs - epoch)}

@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from spinlock.search.book import Book
 from spinlock.search.events import State
-from spinlock.search.execution import TRIAL, unpack
+from spinlock.search.execution import TRIAL, plan_in, unpack
+from spinlock.search.memory_kill import is_memory_kill
 
 
 class BookScheduler(FIFOScheduler):
@@ -35,6 +36,9 @@ class BookScheduler(FIFOScheduler):
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         number = int(trial.config[TRIAL])
+        if (plan := plan_in(result)) is not None:
+            self._book.sized(number, plan)
+            return str(TrialScheduler.CONTINUE)
         report = unpack(result)
         if report is None:  # Tune's own word that the function has returned
             return str(TrialScheduler.CONTINUE)
@@ -57,14 +61,15 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        # Called after every failed attempt, also when another follows. What Tune does not count
-        # against `retries` is a preemption, noticed in time or not.
+        # Tune does not count a preemption, noticed in time or not, and starts the trial elsewhere.
         number, counted = int(trial.config[TRIAL]), trial.run_metadata.num_failures
+        error = _error(trial)
+        sentence = _first_line(_told(trial)) if error is None else _sentence(error)
         if counted == self._counted.get(trial.trial_id, 0):
-            self._book.preempted(number, _cause(trial).removeprefix("Preempted: "))
+            self._book.preempted(number, sentence.removeprefix("Preempted: "))
         else:
             self._counted[trial.trial_id] = counted
-            self._book.crashed(number, _cause(trial))
+            self._book.crashed(number, sentence, memory=is_memory_kill(error))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_book": None}
@@ -86,17 +91,19 @@ class StartedCallback(Callback):
         return {"_book": None}
 
 
-def _cause(trial: TuneTrial) -> str:
-    """Why the trial's last attempt failed, in one line, from what Tune keeps of it."""
-    text = Path(trial.local_path) / EXPR_ERROR_FILE
+def _error(trial: TuneTrial) -> BaseException | None:
+    """What ended the attempt; None where Tune does not keep it, as of one that could not start."""
     pickled = Path(trial.local_path) / EXPR_ERROR_PICKLE_FILE
-    # "Failure # 2 (occurred at ...)", then the error; failures to start are not pickled.
-    told = text.read_text().rpartition("Failure # ")[2].partition("\n")[2] if text.is_file() else ""
-    if pickled.is_file():
-        error = cloudpickle.loads(pickled.read_bytes())
-        if str(error) in told:
-            return _sentence(error)
-    return _first_line(told)
+    if not pickled.is_file():
+        return None
+    error: BaseException = cloudpickle.loads(pickled.read_bytes())
+    return error
+
+
+def _told(trial: TuneTrial) -> str:
+    """What Tune wrote of the failure, after "Failure # 1 (occurred at ...)"."""
+    text = Path(trial.local_path) / EXPR_ERROR_FILE
+    return text.read_text().partition("\n")[2] if text.is_file() else ""
 
 
 def _sentence(error: BaseException) -> str:

@@ -64,6 +64,8 @@ class BookSearcher(Searcher):
                 return trial
             case "new":
                 return self._book.suggested(self._sampler.ask(len(self._book.ledger.trials)))
+            case "end" if self._running:
+                return None  # one of them may need another attempt, and Tune asks once it has ended
             case "end":
                 for number in self._book.conclude():
                     self._tell(number)
@@ -84,9 +86,9 @@ class BookSearcher(Searcher):
     ) -> None:
         """Tune's own result is not asked: the book has the verdict already."""
         number = self._running.pop(trial_id)
-        if error:  # the last attempt that the study allows has failed
-            crashes = self._book.ledger.trials[number].crashes
-            self._book.fail(number, crashes[-1] if crashes else "it could not be started")
+        trial = self._book.ledger.trials[number]
+        if error and trial.verdict is None and trial.paused is None:
+            self._again.append(number)  # another attempt, which the book allows
         self._tell(number)
 
     @override

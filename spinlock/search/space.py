@@ -84,6 +84,7 @@ class Resources(Config):
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0.0, ge=0)
     concurrent: int | None = Field(None, ge=1)  # None: as many as the machine has room for
+    memory_gb_per_worker: float | None = Field(None, gt=0)  # None: its part of the device
     train_poll_seconds: float = Field(0.2, gt=0)  # how soon the death of a worker is noticed
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from spinlock.errors import SearchError
-from spinlock.search.events import State
+from spinlock.search.events import Sizing, State
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import GP, TPE
 from spinlock.search.ranking import best_prior, leaders
@@ -62,6 +62,8 @@ def _origin(ledger: Ledger, trial: Trial) -> str:
 def _attempts(trial: Trial) -> Iterator[str]:
     if trial.started is None:
         yield "It was never started."
+    if trial.sizing is not None:
+        yield _plan(trial.sizing)
     for attempt, reason in enumerate(trial.crashes, start=1):
         yield f"Attempt {attempt} failed: {reason}."
     for epoch, reason in trial.preemptions:
@@ -69,6 +71,16 @@ def _attempts(trial: Trial) -> Iterator[str]:
             f"It was preempted after epoch {epoch}: {reason}. It saved where it was; that counts "
             "against no retry."
         )
+
+
+def _plan(sizing: Sizing) -> str:
+    predicted, margin = sizing.predicted(sizing.micro_batch), f"{sizing.margin:.0%}"
+    seconds = sum(probe.seconds for probe in sizing.probes)
+    return (
+        f"A probe of {seconds:.2g} s planned micro-batches of {sizing.micro_batch} of "
+        f"{sizing.footprint.samples}: {predicted / 1e9:.3g} GB and {margin} more, of the "
+        f"{sizing.limit / 1e9:.3g} GB of {sizing.device} that are its own."
+    )
 
 
 def _reports(ledger: Ledger, trial: Trial) -> Iterator[str]:

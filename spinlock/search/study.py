@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import OutOfMemoryError
 from ray.tune.error import TuneError
 from rich.console import Console
 
@@ -29,16 +28,16 @@ from spinlock.search.events import Prior
 from spinlock.search.execution import Assignment, in_process, ray_train
 from spinlock.search.front import draw_front
 from spinlock.search.ledger import EVENTS, Ledger, Trial
+from spinlock.search.memory_kill import told_as_deaths
 from spinlock.search.report import Progress
 from spinlock.search.sampler import Sampler
 from spinlock.search.scheduler import BookScheduler, StartedCallback
 from spinlock.search.searcher import BookSearcher
+from spinlock.search.sizing import Room, known
 from spinlock.search.space import Resources, Study
 from spinlock.search.tables import write_tables
 from spinlock.search.trainable import Trainable
 from spinlock.search.warm_start import earlier
-
-_MEMORY_KILLS = 3
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,8 @@ def run(
                             "them, set resources.gpus_per_worker."
                         )
                     book.listeners.append(progress)
-                    _search(study, trainable, book, sampler, ray_, console)
+                    room = Room.of(study.resources, share * ray_.concurrent)
+                    _search(study, trainable, book, sampler, ray_.concurrent, room)
         except KeyboardInterrupt:
             pass  # outside Tune's own loop, or a second one: the log is whole at any moment
         except OSError as error:
@@ -160,40 +160,8 @@ def _search(
     trainable: Trainable,
     book: Book,
     sampler: Sampler,
-    ray_: cluster.Cluster,
-    console: Console,
-) -> None:
-    """Run Tune, and run it again if a joined Ray's memory monitor ends it.
-
-    The monitor's error is no actor's death to Tune: it breaks out of the loop, past every retry,
-    and takes all trials with it. They go on from their checkpoints in a new loop.
-    """
-    for kills in range(_MEMORY_KILLS + 1):
-        try:
-            _fit(study, trainable, book, sampler, ray_.concurrent, f"{kills}")
-        except TuneError as error:  # made of the text of what a callback raised
-            if isinstance(error.__context__, SpinlockError | OSError):
-                raise error.__context__ from None
-            raise
-        except RuntimeError as error:
-            if not isinstance(error.__cause__, OutOfMemoryError):
-                raise
-            console.print("Ray's memory monitor killed a trial; going on from the checkpoints.")
-        else:
-            return
-    raise SearchError(
-        f"Ray's memory monitor has killed trials {_MEMORY_KILLS + 1} times: {ray_.concurrent} at "
-        "once do not fit into the memory of a node. Lower resources.concurrent and --resume."
-    )
-
-
-def _fit(
-    study: Study,
-    trainable: Trainable,
-    book: Book,
-    sampler: Sampler,
     concurrent: int,
-    name: str,
+    room: Room,
 ) -> None:
     def assign(trial: Trial) -> dict[str, Any]:
         values = study.configuration(trial.parameters)
@@ -203,51 +171,60 @@ def _fit(
             directory=trial_directory(book.experiment, trial.number),
             training=config.model_dump(mode="json"),
             acknowledged=trial.epochs,
+            attempt=trial.attempts + 1,
             objectives=study.goals,
+            micro_batch=trial.micro_batch,
+            known=known(book.ledger),
         ).pack()
 
     searcher = BookSearcher(book, sampler, concurrent=concurrent, assign=assign)
     tuned = book.experiment / "ray"
-    with terminate_as_interrupt():
-        tune.Tuner(
-            _trainable(trainable, study.resources, tuned),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=BookScheduler(book),
-                num_samples=-1,  # until the searcher says that it has finished
-                max_concurrent_trials=concurrent,
-                reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=f"session-{len(book.ledger.sessions):03d}-{name}",
-                storage_path=str(tuned),
-                callbacks=[StartedCallback(book)],
-                failure_config=tune.FailureConfig(max_failures=study.retries),
-                verbose=0,
-            ),
-        ).fit()
+    tuner = tune.Tuner(
+        _trainable(trainable, room, study.resources, tuned),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=BookScheduler(book),
+            num_samples=-1,  # until the searcher says that it has finished
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{len(book.ledger.sessions):03d}",
+            storage_path=str(tuned),
+            callbacks=[StartedCallback(book)],
+            # Retries are the book's, by their cause: each attempt is a Tune trial of its own.
+            failure_config=tune.FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    )
+    with terminate_as_interrupt(), told_as_deaths():
+        try:
+            tuner.fit()
+        except TuneError as error:  # made of the text of what a callback raised
+            if isinstance(error.__context__, SpinlockError | OSError):
+                raise error.__context__ from None
+            raise
 
 
-def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
+def _trainable(trainable: Trainable, room: Room, resources: Resources, tuned: Path) -> Any:
     if resources.execution == "in_process":
         return tune.with_resources(
-            in_process(trainable),
+            in_process(trainable, room),
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     # The group's workers ask for their own CPUs; the process that starts them needs none, and
     # a fraction of one would spoil the packing of whole ones.
     return tune.with_resources(
-        ray_train(trainable, resources, tuned / "train"),
+        ray_train(trainable, room, resources, tuned / "train"),
         tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
     )
 
 
 def _trial_name(trial: Any) -> str:
-    """Tune's name for one stretch of a trial, from the epoch where it is taken up."""
-    begun = int(trial.config["acknowledged"])
-    return f"trial-{int(trial.config['trial']):05d}{f'-from-{begun}' if begun else ''}"
+    """Tune's name for one attempt at a trial."""
+    return f"trial-{int(trial.config['trial']):05d}-attempt-{int(trial.config['attempt'])}"
 
 
 @contextmanager

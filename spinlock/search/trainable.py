@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from spinlock.config import Config
+from spinlock.training.footprint import Footprint
 from spinlock.training.guards import Guard
 
 
@@ -83,6 +84,9 @@ class Trainable(Protocol):
 
     def reporting(self, config: Config) -> Sequence[int]:
         """The epochs after which a run reports when nothing stops it, in order."""
+
+    def footprint(self, config: Config) -> Footprint | None:
+        """What the run's memory grows with; None where micro-batches mean nothing to it."""
 
     def build(self, config: Config) -> TrainerLike:
         """A trainer at its start, in this process, which may be one of a data-parallel group."""

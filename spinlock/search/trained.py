@@ -10,6 +10,7 @@ from spinlock.config import Config
 from spinlock.search.certificate import objection
 from spinlock.training.config import NOATraining, VQVAETraining
 from spinlock.training.evaluate import evaluate
+from spinlock.training.footprint import Footprint
 from spinlock.training.guards import Guard
 from spinlock.training.trainer import Trainer
 
@@ -27,6 +28,10 @@ class Trained(ABC):
     @abstractmethod
     def facts(self, config: Config) -> dict[str, Any]:
         """Fingerprints of the files that a run stands on."""
+
+    @abstractmethod
+    def footprint(self, config: Config) -> Footprint:
+        """What the run's memory grows with."""
 
     def objection(self, guard: Guard) -> str | None:
         """What the recorded runs that are shipped say against the guard."""

@@ -8,6 +8,8 @@ from spinlock.config import Config
 from spinlock.data import open_dataset
 from spinlock.search.trained import Trained
 from spinlock.training.config import VQVAETraining
+from spinlock.training.counting import vqvae_footprint
+from spinlock.training.footprint import Footprint
 
 _TERMS = ("reconstruction", "commitment", "orthogonality", "informativeness", "topography")
 _QUALITY = ("reconstruction_quality", "topography", "utilization")
@@ -41,3 +43,9 @@ class VQVAE(Trained):
     def facts(self, config: Config) -> dict[str, Any]:
         """The fingerprint of the dataset."""
         return {"data": open_dataset(self.own(config).data.path).info.fingerprint}
+
+    @override
+    def footprint(self, config: Config) -> Footprint:
+        run = self.own(config)
+        assert isinstance(run, VQVAETraining)
+        return vqvae_footprint(run)

@@ -69,6 +69,14 @@ class World:
         dist.all_reduce(summed)
         return [float(value) for value in summed]
 
+    def least(self, value: int) -> int:
+        """The smallest of all ranks' values."""
+        if self.size == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+        return int(found)
+
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
         """Add up the gradients of all ranks, in one message; a missing one counts as zero."""
         if self.size == 1:

@@ -7,7 +7,7 @@ the order of the data is a function of (seed, epoch), and everything else that c
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from spinlock.config import dotted
 from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.training import checkpoint, gradients, optim
 from spinlock.training.config import NOATraining, VQVAETraining
+from spinlock.training.footprint import Probe
 from spinlock.training.memory import is_out_of_memory, peak_bytes, release, reset_peak
 from spinlock.training.parallel import World
+from spinlock.training.probe import probe
 from spinlock.training.state import EpochReport, RunState, Stop, UpdateReport
 from spinlock.training.task import Task, same_facts
 from spinlock.training.tasks import build_task
@@ -81,6 +83,20 @@ class Trainer:
                 yield report
             if report.stop is not None:
                 return
+
+    def probe(self, sizes: Sequence[int], limit: float = math.inf) -> list[Probe]:
+        """What updates with micro-batches of these sizes take, within so many bytes.
+
+        Only before the run begins.
+        """
+        if self.state.global_step:
+            raise ValueError("a run that has begun cannot be probed: its optimizer has a state")
+        return probe(self.task, self.optimizer, self.device, sizes, limit)
+
+    def limit_micro_batch(self, most: int) -> int:
+        """Go on with micro-batches of at most so many samples; the size that all ranks agree on."""
+        self.state.micro_batch = self.world.least(min(self.state.micro_batch, most))
+        return self.state.micro_batch
 
     def _validates(self, epoch: int) -> bool:
         return epoch % self.config.val_every_n_epochs == 0 or epoch == self.config.epochs
@@ -208,6 +224,7 @@ class Trainer:
                 (share * total).backward()
                 for name, value in {"total": total, **terms}.items():
                     losses[name] = losses.get(name, 0.0) + share * float(value.detach())
+                del terms, total, value  # their graph, or it is held while the next is built
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -79,8 +79,8 @@ def test_a_trial_that_is_killed_before_its_plan_goes_on_with_single_samples_whil
     found = book(tmp_path, study(retries=2))
     found.suggested({"optimizer.lr": 0.01})
     for _ in range(2):
+        kill(found, 0)  # also where its process has not even started
         found.started(0)
-        kill(found, 0)
         assert found.ledger.trials[0].micro_batch == 1
         assert found.ledger.trials[0].verdict is None
     kill(found, 0)
@@ -209,16 +209,25 @@ def test_a_kill_is_known_from_whatever_ray_wraps_around_it() -> None:
     assert not is_memory_kill(None)
 
 
+def memory() -> tuple[int, int]:
+    """Bytes of this machine, and those of them that are available."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    amounts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    return amounts["MemTotal"], amounts["MemAvailable"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray's memory monitor is Linux's")
 @pytest.mark.parametrize("execution", ["in_process", "ray_train"])
 def test_a_trial_that_rays_own_memory_monitor_kills_goes_on_from_its_checkpoint_with_half(
     execution: str, tmp_path: Path
 ) -> None:
-    """A real raylet, a real process that really holds the memory."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    amounts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    total, free = amounts["MemTotal"], amounts["MemAvailable"]
+    """A real raylet, a real process that really holds the memory.
+
+    A monitor sees the whole machine: where others take or free much of it meanwhile, this tells
+    nothing.
+    """
+    total, free = memory()
     if free < 8 * STEP * 1.5:
         pytest.skip(f"needs {8 * STEP * 1.5 / 1e9:.0f} GB of free memory")
     threshold = (total - free + 3 * STEP) / total
@@ -238,6 +247,8 @@ def test_a_trial_that_rays_own_memory_monitor_kills_goes_on_from_its_checkpoint_
         text=True,
         timeout=600,
     )
+    if abs(memory()[1] - free) > STEP:
+        pytest.skip("others took or freed memory of this machine meanwhile, and a monitor sees all")
     assert done.returncode == 0, done.stderr[-3000:]
     ledger = read_ledger(place)
     large, small = ledger.trials[0], ledger.trials[1]

@@ -262,7 +262,7 @@ class Ledger:
         """
         trial.killed += 1
         largest = max(
-            (other for other in self.under_way if other.attempts),
+            (other for other in self.under_way if other.attempts or other is trial),
             key=lambda other: (other.held, other.number),
         )
         if trial is not largest and not trial.beside:

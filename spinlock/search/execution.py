@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,14 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
+from ray.tune.trainable.function_trainable import wrap_function
 
 from spinlock.config import parse
 from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.search import checkpoints
 from spinlock.search.checkpoints import Report
+from spinlock.search.curves import Curves
 from spinlock.search.group import Group, Reports
 from spinlock.search.rules import Stop
 from spinlock.search.space import Objective, Resources
@@ -92,28 +95,50 @@ def reports(trainable: Trainable, assignment: Assignment, *, leads: bool) -> Rep
         yield from (report for report in history if report.epoch > assignment.acknowledged)
         if history and history[-1].stop is not None:
             return
-        for epoch in trainer.epochs():
-            report = Report.of(epoch)
-            history.append(report)
-            if leads and (report.stop is None or report.stop.kind == "early_stopping"):
-                checkpoints.save(directory, trainer, history, assignment.objectives)
-            yield report
-            if report.stop is not None:
-                return
+        with ExitStack() as opened:
+            curves: Curves | None = None
+            for epoch in trainer.epochs():
+                report = Report.of(epoch)
+                history.append(report)
+                if leads and (report.stop is None or report.stop.kind == "early_stopping"):
+                    checkpoints.save(directory, trainer, history, assignment.objectives)
+                if leads:
+                    curves = curves or opened.enter_context(closing(Curves(directory)))
+                    curves.report(report)
+                yield report
+                if report.stop is not None:
+                    return
 
 
-def in_process(trainable: Trainable) -> TrialFunction:
-    """A Tune function that trains the trial in the process that it is called in."""
-    return partial(_train_here, trainable)
+def in_process(trainable: Trainable) -> Any:
+    """A Tune trainable that trains the trial in the process that it is called in."""
+    return _named(partial(_train_here, trainable))
 
 
-def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> TrialFunction:
-    """A Tune function that has the trial trained by this process's group of Ray Train workers."""
-    return partial(_train_group, trainable, resources, storage)
+def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> Any:
+    """Another that has the trial trained by this process's group of Ray Train workers."""
+    return _named(partial(_train_group, trainable, resources, storage))
+
+
+def _named(function: TrialFunction) -> Any:
+    """`function` for Tune, as an actor that Ray's dashboard shows by what it trains.
+
+    An actor has one name for life, and trains many trials. The one under way is its process's
+    title.
+    """
+    return type("Trials", (wrap_function(function),), {"__repr__": _told})
+
+
+def _told(actor: Any) -> str:
+    return f"{_experiment(actor.config)} from trial {actor.config[TRIAL]} on"
+
+
+def _experiment(config: dict[str, Any]) -> str:
+    return Path(config["directory"]).parents[1].name
 
 
 def _train_here(trainable: Trainable, config: dict[str, Any]) -> None:
-    _report(_work(trainable, config, leads=True))
+    _report(_work(trainable, config, leads=True), config)
 
 
 _group: Group | None = None  # of this process, kept from trial to trial
@@ -125,19 +150,22 @@ def _train_group(
     global _group
     if _group is None or not _group.alive:
         # A name of its own: Ray Train would resume by itself what the trials' checkpoints resume.
-        name = f"{tune.get_context().get_trial_id()}-{os.getpid()}"
+        name = f"{_experiment(config)}-{tune.get_context().get_trial_name()}-{os.getpid()}"
         _group = Group(partial(_work, trainable), resources, storage, name)
-    _report(_group.reports(config))
+    _report(_group.reports(config), config)
 
 
 def _work(trainable: Trainable, config: dict[str, Any], *, leads: bool) -> Reports:
     return reports(trainable, Assignment.unpack(config), leads=leads)
 
 
-def _report(epochs: Reports) -> None:
+def _report(epochs: Reports, config: dict[str, Any]) -> None:
+    trial = f"ray::{_experiment(config)} trial {config[TRIAL]}"
+    setproctitle(f"{trial} from epoch {config['acknowledged'] + 1} on")
     with closing(epochs):
         for report in epochs:
             tune.report(_pack(report))  # returns when the driver has judged the report
+            setproctitle(f"{trial} after epoch {report.epoch}")  # Ray's own stood there meanwhile
 
 
 def _clear() -> None:

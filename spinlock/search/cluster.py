@@ -164,6 +164,7 @@ def worker_environment(resources: Resources, *, local: bool) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(resources.train_poll_seconds),
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard lists the runs
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     }
     if not resources.gpus_per_worker:

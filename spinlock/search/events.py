@@ -253,33 +253,48 @@ class EventLog:
         return self.__dict__ | {"_stream": None}
 
 
+class EventReader:
+    """Takes the lines of a log, each with its newline, and gives its events; `where` is its name.
+
+    Raises SearchError for a damaged line: a log that has lost a line proves nothing.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where, self._number, self._checksum = where, 0, 0
+
+    def event(self, line: bytes) -> Event:
+        """The event of the next line."""
+        self._number += 1
+        body = line[:-_SEAL]
+        self._checksum = crc32(body, self._checksum)
+        if line[-_SEAL:] != _seal(self._checksum):
+            raise SearchError(
+                f"{self._where}:{self._number}: this line is damaged, or one before it is lost. "
+                "Restore the file from a backup."
+            )
+        try:
+            return _EVENT.validate_json(body + b"}")
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise SearchError(
+                f"{self._where}:{self._number}: written by another version of Spinlock "
+                f"({where}: {fault['msg']})."
+            ) from None
+
+
 def read_events(path: Path) -> Iterator[Event]:
     """The events of a log, oldest first.
 
     A last line without its newline was never acknowledged and is passed over. Raises SearchError
-    for any other damage: a log that has lost a line proves nothing.
+    for any other damage.
     """
-    checksum = 0
+    reader = EventReader(str(path))
     with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
+        for line in stream:
             if not line.endswith(b"\n"):
                 return
-            body = line[:-_SEAL]
-            checksum = crc32(body, checksum)
-            if line[-_SEAL:] != _seal(checksum):
-                raise SearchError(
-                    f"{path}:{number}: this line is damaged, or one before it is lost. "
-                    "Restore the file from a backup."
-                )
-            try:
-                yield _EVENT.validate_json(body + b"}")
-            except ValidationError as error:
-                fault = error.errors()[0]
-                where = ".".join(map(str, fault["loc"]))
-                raise SearchError(
-                    f"{path}:{number}: written by another version of Spinlock "
-                    f"({where}: {fault['msg']})."
-                ) from None
+            yield reader.event(line)
 
 
 def _seal(checksum: int) -> bytes:

@@ -11,7 +11,7 @@ the next, so they give the same numbers and stop at the same epochs. What differ
 import logging
 import os
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,14 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
+from ray.tune.trainable.function_trainable import wrap_function
 
 from spinlock.config import parse
 from spinlock.errors import ArtifactError, OutOfMemoryError
 from spinlock.search import checkpoints
 from spinlock.search.checkpoints import Report
+from spinlock.search.curves import Curves
 from spinlock.search.events import Sizing
 from spinlock.search.group import Group, Reports
 from spinlock.search.preemption import (
@@ -136,43 +139,55 @@ def reports(
                 raise Preempted(notice.reason)
 
         trainer.on_step = leave_in_time
-        for epoch in trainer.epochs():
-            report = Report.of(epoch)
-            history.append(report)
-            if leads and (report.stop is None or report.stop.kind == "early_stopping"):
-                checkpoints.save(directory, trainer, history, assignment.objectives)
-            yield report
-            if report.stop is not None:
-                return
+        with ExitStack() as opened:
+            curves: Curves | None = None
+            for epoch in trainer.epochs():
+                report = Report.of(epoch)
+                history.append(report)
+                if leads and (report.stop is None or report.stop.kind == "early_stopping"):
+                    checkpoints.save(directory, trainer, history, assignment.objectives)
+                if leads:
+                    curves = curves or opened.enter_context(closing(Curves(directory)))
+                    curves.report(report)
+                yield report
+                if report.stop is not None:
+                    return
 
 
-def in_process(trainable: Trainable, room: Room) -> TrialFunction:
-    """A Tune function that trains the trial in the process that it is called in."""
-    return _heeding(partial(_train_here, trainable, room))
+def in_process(trainable: Trainable, room: Room) -> Any:
+    """A Tune trainable that trains the trial in the process that it is called in."""
+    return _for_tune(partial(_train_here, trainable, room))
 
 
-def ray_train(
-    trainable: Trainable, room: Room, resources: Resources, storage: Path
-) -> TrialFunction:
-    """A Tune function that has the trial trained by this process's group of Ray Train workers."""
-    return _heeding(partial(_train_group, trainable, room, resources, storage))
+def ray_train(trainable: Trainable, room: Room, resources: Resources, storage: Path) -> Any:
+    """Another that has the trial trained by this process's group of Ray Train workers."""
+    return _for_tune(partial(_train_group, trainable, room, resources, storage))
 
 
-class _Heeds:
-    """What Tune's class around a function has besides: only here is it in the main thread."""
+def _for_tune(function: TrialFunction) -> Any:
+    """`function` for Tune, as an actor that Ray's dashboard shows by what it trains.
 
-    def setup(self, config: dict[str, Any]) -> None:
-        super().setup(config)  # type: ignore[misc]
-        heed_termination()
+    An actor has one name for life, and trains many trials. The one under way is its process's
+    title.
+    """
+
+    class Trials(wrap_function(function)):  # type: ignore[misc]
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config)
+            heed_termination()  # only here is it in the main thread
+
+        def __repr__(self) -> str:
+            return f"{_experiment(self.config)} from trial {self.config[TRIAL]} on"
+
+    return Trials
 
 
-def _heeding(function: partial[None]) -> TrialFunction:
-    function.__mixins__ = (_Heeds,)  # type: ignore[attr-defined]
-    return function
+def _experiment(config: dict[str, Any]) -> str:
+    return Path(config["directory"]).parents[1].name
 
 
 def _train_here(trainable: Trainable, room: Room, config: dict[str, Any]) -> None:
-    _report(_work(trainable, room, config, own_node, leads=True))
+    _report(_work(trainable, room, config, own_node, leads=True), config)
 
 
 _group: Group | None = None  # of this process, kept from trial to trial
@@ -184,9 +199,9 @@ def _train_group(
     global _group
     if _group is None or not _group.alive:
         # A name of its own: Ray Train would resume by itself what the trials' checkpoints resume.
-        name = f"{tune.get_context().get_trial_id()}-{os.getpid()}"
+        name = f"{_experiment(config)}-{tune.get_context().get_trial_name()}-{os.getpid()}"
         _group = Group(partial(_work, trainable, room), resources, storage, name)
-    _report(_group.reports(config))
+    _report(_group.reports(config), config)
 
 
 def _work(
@@ -196,13 +211,17 @@ def _work(
         yield from reports(trainable, Assignment.unpack(config), room, notice, leads=leads)
 
 
-def _report(told: Reports) -> None:
+def _report(told: Reports, config: dict[str, Any]) -> None:
+    """Tell each; Tune returns when the driver has heard and judged it."""
+    trial = f"ray::{_experiment(config)} trial {config[TRIAL]}"
+    setproctitle(f"{trial} from epoch {config['acknowledged'] + 1} on")
     with closing(told):
         for each in told:
-            # returns when the driver has heard and judged it
-            tune.report(
-                {_PLAN: each.model_dump_json()} if isinstance(each, Sizing) else _pack(each)
-            )
+            if isinstance(each, Sizing):
+                tune.report({_PLAN: each.model_dump_json()})
+                continue
+            tune.report(_pack(each))
+            setproctitle(f"{trial} after epoch {each.epoch}")  # Ray's own stood there meanwhile
 
 
 def _clear() -> None:

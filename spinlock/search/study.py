@@ -6,6 +6,7 @@ are handed out again under their numbers, from their newest checkpoints, then ne
 
 import fcntl
 import os
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from spinlock.search.checkpoints import trial_directory
 from spinlock.search.events import Prior
 from spinlock.search.execution import Assignment, in_process, ray_train
 from spinlock.search.front import draw_front
+from spinlock.search.gauges import Gauges
 from spinlock.search.ledger import EVENTS, Ledger, Trial
 from spinlock.search.memory_kill import told_as_deaths
 from spinlock.search.report import Progress
@@ -35,6 +37,7 @@ from spinlock.search.scheduler import BookScheduler, StartedCallback
 from spinlock.search.searcher import BookSearcher
 from spinlock.search.sizing import Room, known
 from spinlock.search.space import Resources, Study
+from spinlock.search.storage import JOURNAL
 from spinlock.search.tables import write_tables
 from spinlock.search.trainable import Trainable
 from spinlock.search.warm_start import earlier
@@ -118,12 +121,18 @@ def run(
                         nodes.require_shared(experiment, trainable, base, facts)
                     if ray_.dashboard is not None:
                         console.print(f"Ray dashboard: {ray_.dashboard}")
+                    for command in (
+                        f"optuna-dashboard {shlex.quote(str(experiment / JOURNAL))}",
+                        f"tensorboard --logdir {shlex.quote(str(experiment / 'trials'))}",
+                    ):
+                        console.print(command, highlight=False, markup=False, soft_wrap=True)
                     if ray_.idle_gpus:
                         console.print(
                             f"Ray has {ray_.idle_gpus} GPUs, and trials train on the CPU: to use "
                             "them, set resources.gpus_per_worker."
                         )
-                    book.listeners.append(progress)
+                    shown = dict.fromkeys([*(g.metric for g in study.goals), *trainable.columns])
+                    book.listeners += [progress, Gauges(study.name, [*shown])]
                     room = Room.of(study.resources, share * ray_.concurrent)
                     _search(study, trainable, book, sampler, ray_.concurrent, room)
         except KeyboardInterrupt:

@@ -1,0 +1,111 @@
+"""A search of a cluster, brought to this machine: what can be derived is derived here.
+
+    <out>/events.jsonl      the log, through the Jobs API
+    <out>/*.parquet         and the other tables, from the log
+    <out>/optuna.journal    from the log too, for optuna-dashboard
+    <out>/best/             the best trial's artifact, made on the cluster and copied through ssh
+
+The Jobs API carries text, no files: weights come by `ray rsync-down`, or from storage that this
+machine sees too.
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ray.job_submission import JobSubmissionClient
+
+from spinlock.errors import SearchError
+from spinlock.files import atomic_file, own_directory, refuse_foreign
+from spinlock.search import jobs
+from spinlock.search.front import draw_front
+from spinlock.search.ledger import EVENTS, Ledger
+from spinlock.search.ranking import leaders
+from spinlock.search.remote import fold_log
+from spinlock.search.sampler import Sampler
+from spinlock.search.submit import pack
+from spinlock.search.tables import write_tables
+
+BEST = "best"
+_EXPORT = (
+    "from pathlib import Path; from spinlock.search import results, trainables; "
+    "results.export(Path({experiment!r}), Path({out!r}), trainables.TRAINABLES, trial={trial})"
+)
+
+
+def fetch_log(log: bytes, experiment: Path, out: Path) -> Ledger:
+    """Keep the log of `experiment` in directory `out`, with all that follows from it.
+
+    Raises SearchError where `out` holds another search, or a log that goes further.
+    """
+    ledger = fold_log(experiment, log)
+    refuse_foreign(out, "what is fetched", {EVENTS})
+    kept = out / EVENTS
+    if kept.is_file() and not log.startswith(kept.read_bytes()):
+        raise SearchError(
+            f"{out}: holds another search, or more of this one, than {experiment} on the cluster. "
+            "Choose another --out."
+        )
+    with atomic_file(own_directory(out, "what is fetched") / EVENTS) as path:
+        path.write_bytes(log)
+    write_tables(ledger, out)
+    if ledger.study.objectives:
+        draw_front(ledger, out / "front.png")
+    Sampler.open(out, ledger)
+    return ledger
+
+
+def chosen(ledger: Ledger, trial: int | None) -> tuple[int, int] | None:
+    """The trial whose artifact is meant, and its best epoch; None where none has one yet.
+
+    Raises SearchError where the choice is the user's.
+    """
+    if trial is not None and trial not in ledger.trials:
+        raise SearchError(f"there is no trial {trial} among {len(ledger.trials)}.")
+    best = leaders(ledger) if trial is None else [ledger.trials[trial]]
+    if len(best) > 1:
+        raise SearchError(
+            "its objectives have no single best trial. Choose one of the Pareto front with "
+            f"--trial: {', '.join(str(each.number) for each in best)}."
+        )
+    at = best[0].best(ledger.study.goals) if best else None
+    return None if at is None else (best[0].number, at[0])
+
+
+def export_there(client: JobSubmissionClient, experiment: Path, trial: int, epoch: int) -> Path:
+    """Where the artifact of the trial's best epoch stands on the cluster; made if it does not."""
+    place = experiment / "exported" / f"trial-{trial:05d}-epoch-{epoch:05d}"
+    code = _EXPORT.format(experiment=str(experiment), out=str(place), trial=trial)
+    with TemporaryDirectory() as package:
+        pack(Path(package))
+        there = shlex.quote(str(place))
+        jobs.output(
+            client, f"test -d {there} || python -c {shlex.quote(code)}", package=Path(package)
+        )
+    return place
+
+
+def bring(place: Path, cluster: Path | None, out: Path) -> bool:
+    """Copy an artifact that stands at `place` on the cluster; False where there is no way to it.
+
+    `cluster` is the file that the cluster was made from: its ssh is used.
+    """
+    if place.is_dir():
+        shutil.copytree(place, out, dirs_exist_ok=True)
+        return True
+    if cluster is None:
+        return False
+    ray = Path(sys.executable).with_name("ray")
+    done = subprocess.run(
+        [ray, "rsync-down", cluster, f"{place}/", f"{out}/"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0 or not out.is_dir():
+        told = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise SearchError(f"ray rsync-down {cluster} {place}/ {out}/ failed: {told}")
+    return True

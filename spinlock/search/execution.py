@@ -164,22 +164,26 @@ def ray_train(trainable: Trainable, room: Room, resources: Resources, storage: P
     return _for_tune(partial(_train_group, trainable, room, resources, storage))
 
 
+class _Trials:
+    """What Tune's class around a function has besides."""
+
+    config: dict[str, Any]
+
+    def setup(self, config: dict[str, Any]) -> None:
+        super().setup(config)  # type: ignore[misc]
+        heed_termination()  # only here is it in the main thread
+
+    def __repr__(self) -> str:
+        return f"{_experiment(self.config)} from trial {self.config[TRIAL]} on"
+
+
 def _for_tune(function: TrialFunction) -> Any:
     """`function` for Tune, as an actor that Ray's dashboard shows by what it trains.
 
     An actor has one name for life, and trains many trials. The one under way is its process's
     title.
     """
-
-    class Trials(wrap_function(function)):  # type: ignore[misc]
-        def setup(self, config: dict[str, Any]) -> None:
-            super().setup(config)
-            heed_termination()  # only here is it in the main thread
-
-        def __repr__(self) -> str:
-            return f"{_experiment(self.config)} from trial {self.config[TRIAL]} on"
-
-    return Trials
+    return type("Trials", (_Trials, wrap_function(function)), {})
 
 
 def _experiment(config: dict[str, Any]) -> str:

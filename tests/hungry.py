@@ -57,19 +57,18 @@ class Hungry(Regression):
         return HungryTrainer(config)
 
 
-def demand(execution: str) -> dict[str, Any]:
-    """A large trial and a small one beside it."""
-    return {
-        "name": "hungry",
-        "trials": 2,
-        "retries": 5,  # of a process that is killed while it starts, as on a full machine
-        "resources": {"execution": execution, "concurrent": 2, "memory_gb_per_worker": 100},
-        "scheduler": {"kind": "none"},
-        "searcher": {"kind": "random"},
-        "training": {"epochs": 3},
-        "space": {"batch_size": {"choice": [1, 8]}},
-        "start": [{"batch_size": 8}, {"batch_size": 1}],
-    }
+# A large trial and a small one beside it.
+DEMAND: dict[str, Any] = {
+    "name": "hungry",
+    "trials": 2,
+    "retries": 5,  # of a process that is killed while it starts, as on a full machine
+    "resources": {"execution": "in_process", "concurrent": 2, "memory_gb_per_worker": 100},
+    "scheduler": {"kind": "none"},
+    "searcher": {"kind": "random"},
+    "training": {"epochs": 3},
+    "space": {"batch_size": {"choice": [1, 8]}},
+    "start": [{"batch_size": 8}, {"batch_size": 1}],
+}
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import ray
-from hungry import STEP, demand
+from hungry import DEMAND, STEP
 from ray.exceptions import OutOfMemoryError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from test_scheduler_rules import book, metrics, study
 
 from spinlock.search.book import Book
@@ -204,7 +206,12 @@ def test_what_failed_before_bounds_a_plan(noa_run: dict[str, Any], tmp_path: Pat
 
 def test_a_kill_is_known_from_whatever_ray_wraps_around_it() -> None:
     assert is_memory_kill(MemoryKillError("low"))
-    assert is_memory_kill(OutOfMemoryError("low"))
+    killed = OutOfMemoryError("low")
+    assert is_memory_kill(killed)
+    assert is_memory_kill(WorkerGroupError("", {0: ValueError("its peer has gone"), 1: killed}))
+    assert is_memory_kill(WorkerGroupError("", {0: WorkerHealthCheckFailedError("", killed)}))
+    assert is_memory_kill(ControllerError(killed))
+    assert not is_memory_kill(WorkerGroupError("", {0: ValueError("a fault of its own")}))
     assert not is_memory_kill(ray.exceptions.ActorDiedError())
     assert not is_memory_kill(None)
 
@@ -218,9 +225,8 @@ def memory() -> tuple[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray's memory monitor is Linux's")
-@pytest.mark.parametrize("execution", ["in_process", "ray_train"])
 def test_a_trial_that_rays_own_memory_monitor_kills_goes_on_from_its_checkpoint_with_half(
-    execution: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     """A real raylet, a real process that really holds the memory.
 
@@ -238,7 +244,7 @@ def test_a_trial_that_rays_own_memory_monitor_kills_goes_on_from_its_checkpoint_
     }
     here = Path(__file__).parent
     wanted = tmp_path / "study.json"
-    wanted.write_text(json.dumps(demand(execution)))
+    wanted.write_text(json.dumps(DEMAND))
     place = tmp_path / "x"
     done = subprocess.run(
         [sys.executable, str(here / "hungry.py"), str(place), str(wanted)],

@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from spinlock.training.footprint import Footprint
 
 QUANTILE = 0.9  # so many of the peaks lie below what a plan reckons with
-LEAST_MARGIN = 0.05
+LEAST_MARGIN = 0.1  # repeated runs of one setting on a host differ by so much
 FEW, FEW_MARGIN = 8, 0.15  # of fewer peaks a quantile says little
 
 

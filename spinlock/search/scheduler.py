@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
-from ray.train import WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
@@ -114,6 +114,8 @@ def _sentence(error: BaseException) -> str:
         case WorkerGroupError() if error.worker_failures:
             rank, failure = min(error.worker_failures.items())
             return f"worker {rank}: {_sentence(failure)}"
+        case ControllerError():
+            return _sentence(error.controller_failure)
         case WorkerHealthCheckFailedError():
             return _sentence(error.health_check_failure)
         case _:

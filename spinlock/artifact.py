@@ -73,10 +73,9 @@ def save(
         with atomic_directory(path) as beside:
             (beside / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
             save_file(tensors, beside / _WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    except SafetensorError as error:
         raise ArtifactError(
-            f"{path}: cannot be written: {reason}. Put this right, or choose another place."
+            f"{path}: cannot be written: {error}. Put this right, or choose another place."
         ) from None
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spinlock import artifact
-from spinlock.errors import ArtifactError
+from spinlock.errors import ArtifactError, SpinlockError
 
 FACTS = {"kind": "noa", "config": {"a": 1}, "weights": {"w": torch.ones(2)}}
 
@@ -53,7 +53,7 @@ def test_what_is_no_artifact_is_never_replaced(tmp_path: Path, place: str) -> No
 @pytest.mark.parametrize("place", ["/proc/made", "file/made"])
 def test_a_place_that_takes_no_artifact_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match=r"made: cannot be written: .*choose another place"):
+    with pytest.raises(SpinlockError, match=r"made: cannot be written: .*choose another place"):
         artifact.save(tmp_path / place, **FACTS, metrics={}, provenance={})
 
 

@@ -168,7 +168,7 @@ def test_the_summary_says_what_the_checkpoints_take(tmp_path: Path) -> None:
             checkpoints.save(
                 trial_directory(tmp_path, number), Nothing(), history[: epoch + 1], [Objective()]
             )
-    assert disk(ledger, tmp_path) == "disk  3.2 kB of checkpoints, the most by trial 1: 2.2 kB"
+    assert disk(ledger, tmp_path) == "disk  3.8 kB of checkpoints, the most by trial 1: 2.5 kB"
 
 
 def test_a_nan_epoch_leaves_no_checkpoint_and_ends_the_trial(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from spinlock.search.checkpoints import newest_first, trial_directory
 from spinlock.search.execution import Assignment, reports
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.noa import NOA
+from spinlock.search.preemption import Notice
 from spinlock.search.replay import replay
 from spinlock.search.sampler import Sampler
 from spinlock.search.searcher import BookSearcher
@@ -155,7 +156,7 @@ def drive_alone(place: Path, study: Study, resume: bool, _: None) -> None:
     searcher = BookSearcher(book, sampler, concurrent=1, assign=assign)
     while isinstance(given := searcher.suggest("one"), dict):
         assignment = Assignment.unpack(given)
-        for report in reports(trainable, assignment, leads=True):
+        for report in reports(trainable, assignment, Notice(), leads=True):
             verdict = book.report(assignment.number, report.epoch, report.metrics, report.stop)
             searcher.on_trial_result("one", {})
             if verdict is not None:

@@ -1,5 +1,6 @@
 """The two commands of a search, as a user gives them, with the NOA really trained."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -202,3 +203,17 @@ def test_a_noa_is_searched_resumed_exported_and_judged_again(
     assert kept.provenance["study"]["name"] == "tiny"
     assert kept.provenance["data"].startswith("sha256:")
     assert kept.metrics["val/traj"] > 0
+
+
+def test_a_dry_run_tells_memory_and_time_where_all_files_are_there_and_why_not_where_they_are_not(
+    space: Path, tmp_path: Path, tiny_data: Path, tiny_tokenizer: Path
+) -> None:
+    asked = ("tune_noa.py", "--space", space, "--dry-run", "--artifacts", tmp_path / "a")
+    absent = launch(*asked)
+    assert "nothing can be probed, since data.path and tokenizer are made when" in absent.stdout
+    shown = launch(*asked, "--data", tiny_data, "--vqvae", tiny_tokenizer)
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert any(re.match(r"Memory: \d+\.\d+ GB of cpu for a worker;", line) for line in lines)
+    assert any(re.match(r"  \d\.\d+ GB with micro-batches of \d+ of \d+: ", line) for line in lines)
+    assert any(re.match(r"Time: \d+\.\d to \d+\.\d minutes; an epoch", line) for line in lines)

@@ -22,8 +22,9 @@ from spinlock.search.execution import Assignment, reports
 from spinlock.search.ledger import read_ledger
 from spinlock.search.memory_kill import MemoryKillError, is_memory_kill
 from spinlock.search.noa import NOA
+from spinlock.search.preemption import Notice
 from spinlock.search.sizing import Known, Room, known
-from spinlock.search.space import Objective, Resources
+from spinlock.search.space import Objective
 from spinlock.search.story import explain
 from spinlock.training.footprint import Footprint, Probe
 
@@ -146,23 +147,21 @@ def test_later_plans_know_the_peaks_of_the_log_and_what_did_not_fit(tmp_path: Pa
 
 
 def assignment(directory: Path, run: dict[str, Any], **changes: Any) -> Assignment:
-    given: dict[str, Any] = {
-        "number": 0,
-        "directory": directory,
-        "training": run,
-        "acknowledged": 0,
-        "attempt": 1,
-        "objectives": (Objective(),),
-        "micro_batch": None,
-        "known": Known(),
-        **changes,
-    }
-    return Assignment(**given)
+    return Assignment(
+        **{
+            "number": 0,
+            "directory": directory,
+            "training": run,
+            "acknowledged": 0,
+            "objectives": (Objective(),),
+            **changes,
+        }
+    )
 
 
 def told(directory: Path, run: dict[str, Any], gigabytes: float | None, **changes: Any) -> Any:
-    room = Room.of(Resources(memory_gb_per_worker=gigabytes), 1)
-    return list(reports(NOA(), assignment(directory, run, **changes), room, leads=True))
+    given = assignment(directory, run, room=Room(gigabytes=gigabytes), **changes)
+    return list(reports(NOA(), given, Notice(), leads=True))
 
 
 def test_a_plan_comes_before_all_epochs_and_a_small_room_gives_the_same_epochs_in_parts(
@@ -187,7 +186,7 @@ def test_a_plan_comes_before_all_epochs_and_a_small_room_gives_the_same_epochs_i
 def test_a_later_attempt_keeps_to_its_micro_batch_and_is_not_planned_again(
     noa_run: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = reports(NOA(), assignment(tmp_path, noa_run), Room.of(Resources(), 1), leads=True)
+    first = reports(NOA(), assignment(tmp_path, noa_run), Notice(), leads=True)
     assert isinstance(next(first), Sizing)
     next(first)
     first.close()

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,18 @@ _log = logging.getLogger(__name__)
 class Assignment:
     """A trial as it travels to whoever trains it. Up to `acknowledged` no epoch is told again.
 
-    It has micro-batches of at most `micro_batch` samples; None: plan it from what is `known`.
+    It has micro-batches of at most `micro_batch` samples; None: they are planned for the `room`.
     """
 
     number: int
     directory: Path
     training: dict[str, Any]
     acknowledged: int
-    attempt: int
     objectives: tuple[Objective, ...]
-    micro_batch: int | None
-    known: Known
+    attempt: int = 1
+    micro_batch: int | None = None
+    known: Known = field(default_factory=Known)
+    room: Room = field(default_factory=Room)
 
     def pack(self) -> dict[str, Any]:
         """As plain values, for Tune's config."""
@@ -76,6 +77,7 @@ class Assignment:
             "objectives": [objective.model_dump() for objective in self.objectives],
             "micro_batch": self.micro_batch,
             "known": self.known,
+            "room": self.room,
         }
 
     @classmethod
@@ -89,11 +91,12 @@ class Assignment:
             objectives=tuple(Objective(**objective) for objective in config["objectives"]),
             micro_batch=config["micro_batch"],
             known=config["known"],
+            room=config["room"],
         )
 
 
 def reports(
-    trainable: Trainable, assignment: Assignment, room: Room, notice: Notice, *, leads: bool
+    trainable: Trainable, assignment: Assignment, notice: Notice, *, leads: bool
 ) -> Reports:
     """Train a trial from its newest sound checkpoint on; yields each epoch after it is saved.
 
@@ -114,10 +117,12 @@ def reports(
         except OutOfMemoryError as error:
             yield Report(assignment.acknowledged + 1, {}, Stop("memory", str(error)))
             return
+        begun = False
         for checkpoint in checkpoints.newest_first(directory):
             try:
                 history = checkpoints.reports_in(checkpoint)
                 trainer.restore(checkpoint / "trainer")
+                begun = True
                 break
             except ArtifactError as error:
                 _log.warning("trial %d: %s An older one is used.", assignment.number, error)
@@ -128,8 +133,8 @@ def reports(
         if isinstance(trainer, Probed):
             if assignment.micro_batch is not None:
                 trainer.limit_micro_batch(assignment.micro_batch)
-            elif not history and (footprint := trainable.footprint(config)) is not None:
-                plan = size(trainer, footprint, assignment.known, room)
+            elif not begun and (footprint := trainable.footprint(config)) is not None:
+                plan = size(trainer, footprint, assignment.known, assignment.room)
                 if plan is not None:
                     yield plan
 
@@ -154,14 +159,14 @@ def reports(
                     return
 
 
-def in_process(trainable: Trainable, room: Room) -> Any:
+def in_process(trainable: Trainable) -> Any:
     """A Tune trainable that trains the trial in the process that it is called in."""
-    return _for_tune(partial(_train_here, trainable, room))
+    return _for_tune(partial(_train_here, trainable))
 
 
-def ray_train(trainable: Trainable, room: Room, resources: Resources, storage: Path) -> Any:
+def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> Any:
     """Another that has the trial trained by this process's group of Ray Train workers."""
-    return _for_tune(partial(_train_group, trainable, room, resources, storage))
+    return _for_tune(partial(_train_group, trainable, resources, storage))
 
 
 class _Trials:
@@ -190,29 +195,27 @@ def _experiment(config: dict[str, Any]) -> str:
     return Path(config["directory"]).parents[1].name
 
 
-def _train_here(trainable: Trainable, room: Room, config: dict[str, Any]) -> None:
-    _report(_work(trainable, room, config, own_node, leads=True), config)
+def _train_here(trainable: Trainable, config: dict[str, Any]) -> None:
+    _report(_work(trainable, config, own_node, leads=True), config)
 
 
 _group: Group | None = None  # of this process, kept from trial to trial
 
 
 def _train_group(
-    trainable: Trainable, room: Room, resources: Resources, storage: Path, config: dict[str, Any]
+    trainable: Trainable, resources: Resources, storage: Path, config: dict[str, Any]
 ) -> None:
     global _group
     if _group is None or not _group.alive:
         # A name of its own: Ray Train would resume by itself what the trials' checkpoints resume.
         name = f"{_experiment(config)}-{tune.get_context().get_trial_name()}-{os.getpid()}"
-        _group = Group(partial(_work, trainable, room), resources, storage, name)
+        _group = Group(partial(_work, trainable), resources, storage, name)
     _report(_group.reports(config), config)
 
 
-def _work(
-    trainable: Trainable, room: Room, config: dict[str, Any], nodes: Nodes, *, leads: bool
-) -> Reports:
+def _work(trainable: Trainable, config: dict[str, Any], nodes: Nodes, *, leads: bool) -> Reports:
     with watched(nodes) if leads else nullcontext(Notice()) as notice:
-        yield from reports(trainable, Assignment.unpack(config), room, notice, leads=leads)
+        yield from reports(trainable, Assignment.unpack(config), notice, leads=leads)
 
 
 def _report(told: Reports, config: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ def inspect(study: Study, trainable: Trainable) -> None:
 
 def missing(study: Study) -> list[str]:
     """The files that are still to be made, by their names in a training configuration."""
-    return [key for key, value in dotted(study.training).items() if value == str(_LATER)]
+    return [key for key, value in dotted(study.training).items() if value == str(LATER)]
 
 
 def fulfil(

@@ -29,7 +29,6 @@ class BookScheduler(FIFOScheduler):
     def __init__(self, book: Book) -> None:
         super().__init__()
         self._book = book
-        self._counted: dict[str, int] = {}  # failures, by Tune's name of the trial
 
     @override
     def on_trial_result(
@@ -61,14 +60,11 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        # Tune does not count a preemption, noticed in time or not, and starts the trial elsewhere.
-        number, counted = int(trial.config[TRIAL]), trial.run_metadata.num_failures
-        error = _error(trial)
+        number, error = int(trial.config[TRIAL]), _error(trial)
         sentence = _first_line(_told(trial)) if error is None else _sentence(error)
-        if counted == self._counted.get(trial.trial_id, 0):
+        if trial.run_metadata.num_failures == 0:  # Tune's word for a preemption, noticed or not
             self._book.preempted(number, sentence.removeprefix("Preempted: "))
         else:
-            self._counted[trial.trial_id] = counted
             self._book.crashed(number, sentence, memory=is_memory_kill(error))
 
     def __getstate__(self) -> dict[str, Any]:

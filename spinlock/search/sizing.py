@@ -57,11 +57,11 @@ class Room:
     `at_once` are the workers of all trials that train at the same time, on all nodes.
     """
 
-    at_once: int
-    workers: int
-    cpus: int
-    gpus: float
-    gigabytes: float | None
+    at_once: int = 1
+    workers: int = 1
+    cpus: int = 1
+    gpus: float = 0.0
+    gigabytes: float | None = None
 
     @classmethod
     def of(cls, resources: Resources, trials: int) -> "Room":

@@ -184,12 +184,13 @@ def _search(
             objectives=study.goals,
             micro_batch=trial.micro_batch,
             known=known(book.ledger),
+            room=room,
         ).pack()
 
     searcher = BookSearcher(book, sampler, concurrent=concurrent, assign=assign)
     tuned = book.experiment / "ray"
     tuner = tune.Tuner(
-        _trainable(trainable, room, study.resources, tuned),
+        _trainable(trainable, study.resources, tuned),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=BookScheduler(book),
@@ -217,16 +218,16 @@ def _search(
             raise
 
 
-def _trainable(trainable: Trainable, room: Room, resources: Resources, tuned: Path) -> Any:
+def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
     if resources.execution == "in_process":
         return tune.with_resources(
-            in_process(trainable, room),
+            in_process(trainable),
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     # The group's workers ask for their own CPUs; the process that starts them needs none, and
     # a fraction of one would spoil the packing of whole ones.
     return tune.with_resources(
-        ray_train(trainable, room, resources, tuned / "train"),
+        ray_train(trainable, resources, tuned / "train"),
         tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
     )
 

@@ -24,7 +24,8 @@ from test_resume_killed_driver import STUDY
 from spinlock import artifact
 from spinlock.config import load
 from spinlock.errors import ArtifactError, ConfigError
-from spinlock.search.checkpoints import reports_in
+from spinlock.files import fingerprint
+from spinlock.search.checkpoints import SUMS, reports_in
 from spinlock.search.ledger import read_ledger
 from spinlock.search.secret import protect_token
 from spinlock.search.space import Study
@@ -158,6 +159,10 @@ class Runs:
         return open, (str(self.made), "w")
 
 
+def files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
 def test_nothing_in_a_hostile_checkpoint_or_artifact_runs(tmp_path: Path) -> None:
     made, checkpoint = tmp_path / "made", tmp_path / "3" / "trainer"
     checkpoint.mkdir(parents=True)
@@ -165,6 +170,8 @@ def test_nothing_in_a_hostile_checkpoint_or_artifact_runs(tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="damaged, or not a checkpoint"):
         read_checkpoint(checkpoint)
     (checkpoint.parent / "reports.json").write_bytes(pickle.dumps(Runs(made)))
+    sums = {str(p.relative_to(checkpoint.parent)): fingerprint(p) for p in files(checkpoint.parent)}
+    (checkpoint.parent / SUMS).write_text(json.dumps(sums))
     with pytest.raises(ArtifactError, match=r"reports\.json: missing or damaged"):
         reports_in(checkpoint.parent)
 

@@ -14,10 +14,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-import moocore
 import numpy as np
 
 from spinlock.search.events import State
+from spinlock.search.hypervolume import dominated
 from spinlock.search.pareto import Scores, best_epoch
 from spinlock.search.recorded import Recorded, Run
 from spinlock.search.simulation import Ours, simulate
@@ -102,11 +102,8 @@ def _kept(whole: Sequence[Run], pool: Sequence[Run]) -> list[float]:
     kept = []
     for percentile in REFERENCES:
         reference = np.percentile(every, percentile, axis=0)
-        of_all, of_mine = (
-            moocore.hypervolume(inside, ref=reference) if len(inside) else 0.0
-            for inside in (p[(p < reference).all(axis=1)] for p in (every, mine))
-        )
-        kept.append(float(of_mine / of_all) if of_all else math.nan)
+        of_all, of_mine = (dominated(points, reference) for points in (every, mine))
+        kept.append(of_mine / of_all if of_all else math.nan)
     return kept
 
 

@@ -68,7 +68,7 @@ def connect(
         context = _join(address, environment)
     else:
         cpus = resources.workers * resources.cpus_per_worker
-        concurrent = resources.concurrent or max(1, (os.cpu_count() or 1) // cpus)
+        concurrent = resources.at_once_here
         dashboard = dashboard or resources.execution == "ray_train"
         context = _start(concurrent * cpus, concurrent, dashboard, environment)
     try:

@@ -21,10 +21,9 @@ from ray.job_submission import JobSubmissionClient
 from spinlock.errors import SearchError
 from spinlock.files import atomic_file, own_directory, refuse_foreign
 from spinlock.search import jobs
-from spinlock.search.front import draw_front
 from spinlock.search.ledger import EVENTS, Ledger
-from spinlock.search.ranking import leaders
 from spinlock.search.remote import fold_log
+from spinlock.search.results import choose
 from spinlock.search.sampler import Sampler
 from spinlock.search.submit import pack
 from spinlock.search.tables import write_tables
@@ -52,8 +51,6 @@ def fetch_log(log: bytes, experiment: Path, out: Path) -> Ledger:
     with atomic_file(own_directory(out, "what is fetched") / EVENTS) as path:
         path.write_bytes(log)
     write_tables(ledger, out)
-    if ledger.study.objectives:
-        draw_front(ledger, out / "front.png")
     Sampler.open(out, ledger)
     return ledger
 
@@ -63,16 +60,9 @@ def chosen(ledger: Ledger, trial: int | None) -> tuple[int, int] | None:
 
     Raises SearchError where the choice is the user's.
     """
-    if trial is not None and trial not in ledger.trials:
-        raise SearchError(f"there is no trial {trial} among {len(ledger.trials)}.")
-    best = leaders(ledger) if trial is None else [ledger.trials[trial]]
-    if len(best) > 1:
-        raise SearchError(
-            "its objectives have no single best trial. Choose one of the Pareto front with "
-            f"--trial: {', '.join(str(each.number) for each in best)}."
-        )
-    at = best[0].best(ledger.study.goals) if best else None
-    return None if at is None else (best[0].number, at[0])
+    found = choose(ledger, trial)
+    at = None if found is None else found.best(ledger.study.goals)
+    return None if found is None or at is None else (found.number, at[0])
 
 
 def export_there(client: JobSubmissionClient, experiment: Path, trial: int, epoch: int) -> Path:

@@ -36,11 +36,16 @@ def placed(
 
 def volume(placed: Float[np.ndarray, "points goals"], reference: float = 1.0) -> float:
     """The volume that the points dominate up to `reference` in every goal, as a share of it."""
-    inside = placed[(placed < reference).all(axis=1)]
-    if not len(inside):
-        return 0.0
-    whole = reference ** placed.shape[1]
-    return float(moocore.hypervolume(inside, ref=[reference] * placed.shape[1]) / whole)
+    goals = placed.shape[1]
+    return dominated(placed, np.full(goals, reference)) / float(reference**goals)
+
+
+def dominated(
+    points: Float[np.ndarray, "points goals"], reference: Float[np.ndarray, "goals"]
+) -> float:
+    """The volume that the points dominate up to `reference`; less is better in every goal."""
+    inside = points[(points < reference).all(axis=1)]
+    return float(moocore.hypervolume(inside, ref=reference)) if len(inside) else 0.0
 
 
 def greedy(points: Mapping[int, Scores], goals: Sequence[Objective], first: int) -> list[int]:

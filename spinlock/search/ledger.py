@@ -71,6 +71,14 @@ class Trial:
         """The last epoch that it reported; not each one before it need have."""
         return max(self.history, default=0)
 
+    @property
+    def starting(self) -> float | None:
+        """Seconds from its start to its first batch; None before it has reported."""
+        if self.started is None or self.reported is None or not self.history:
+            return None
+        first = next(iter(self.history.values()))
+        return max(0.0, self.reported - self.started - first.get("seconds", 0.0))
+
     def state(self, *, live: bool = True) -> State:
         """Where it stands; under way is RUNNING or PREEMPTED while the search is `live`, else
         INTERRUPTED.

@@ -11,8 +11,8 @@ from typing import Any
 
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
-from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+from spinlock.search.causes import causes
 
 _CALLBACKS = ("_actor_task_failed", "_actor_start_failed")
 
@@ -54,14 +54,5 @@ def _as_death(exception: Exception) -> Exception:
 
 def is_memory_kill(error: BaseException | None) -> bool:
     """Whether a memory monitor killed the trial's process, or one of its group's."""
-    match error:
-        case RayTaskError():
-            return is_memory_kill(error.cause)
-        case WorkerGroupError():
-            return any(is_memory_kill(failure) for failure in error.worker_failures.values())
-        case ControllerError():
-            return is_memory_kill(error.controller_failure)
-        case WorkerHealthCheckFailedError():
-            return is_memory_kill(error.health_check_failure)
-        case _:
-            return isinstance(error, MemoryKillError | OutOfMemoryError)
+    kills = MemoryKillError | OutOfMemoryError
+    return error is not None and any(isinstance(cause, kills) for _, cause in causes(error))

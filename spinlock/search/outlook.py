@@ -6,7 +6,6 @@ run that has the machine to itself.
 """
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -65,7 +64,7 @@ class _Rehearsal:
 
 def outlook(study: Study, trainable: Trainable, samples: Sequence[Point]) -> Outlook | None:
     """Of the `samples` and the extremes of the space; None where nothing of it can be probed."""
-    room, device = Room.of(study.resources, concurrent(study.resources)), _device(study.resources)
+    room, device = Room.of(study.resources, study.resources.at_once_here), _device(study.resources)
     runs = [
         (point, config, footprint)
         for point, config in _configurations(study, trainable, samples)
@@ -117,7 +116,7 @@ def hours(
 
     `epochs` over all trials at least and at most, each of `pace` seconds; `start` is a trial's.
     """
-    at_once = concurrent(resources)
+    at_once = resources.at_once_here
     ray = 30.0 if resources.execution == "ray_train" else 6.0
     fixed = ray + trials * (start + 0.3) / at_once
     low, high = (pace * count / at_once for count in epochs)
@@ -128,19 +127,8 @@ def pace_of(ledger: Ledger) -> tuple[float, float] | None:
     """Mean seconds of the epochs that a search has finished, and of its trials' starts."""
     rows = [row for trial in ledger.trials.values() for row in trial.history.values()]
     seconds = [row["seconds"] for row in rows if "seconds" in row]
-    starts = [
-        max(0.0, trial.reported - trial.started - next(iter(trial.history.values()))["seconds"])
-        for trial in ledger.trials.values()
-        if trial.reported is not None and trial.started is not None and seconds
-    ]
+    starts = [trial.starting for trial in ledger.trials.values() if trial.starting is not None]
     return (statistics.mean(seconds), statistics.mean(starts)) if seconds else None
-
-
-def concurrent(resources: Resources) -> int:
-    """How many trials a Ray of our own would train at once here."""
-    return resources.concurrent or max(
-        1, (os.cpu_count() or 1) // (resources.workers * resources.cpus_per_worker)
-    )
 
 
 def _configurations(

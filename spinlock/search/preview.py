@@ -9,7 +9,7 @@ from spinlock.config import as_yaml, dotted, parse, replace
 from spinlock.errors import SpinlockError
 from spinlock.search.forecast import Forecast, forecast
 from spinlock.search.ledger import EVENTS, read_ledger
-from spinlock.search.outlook import Outlook, Point, concurrent, hours, outlook, pace_of
+from spinlock.search.outlook import Outlook, Point, hours, outlook, pace_of
 from spinlock.search.prepare import missing
 from spinlock.search.report import settings
 from spinlock.search.space import Rungs, Study
@@ -97,7 +97,7 @@ def _resources(
     full = study.trials * epochs
     count = (full, full) if expected is None else (expected.low, expected.high)
     low, high = hours(study.resources, study.trials, count, *pace)
-    return [*lines, f"Time: {_span(low, high)}; {source}, {concurrent(study.resources)} at once."]
+    return [*lines, f"Time: {_span(low, high)}; {source}, {study.resources.at_once_here} at once."]
 
 
 def _memory(found: Outlook) -> list[str]:

@@ -14,7 +14,7 @@ from spinlock import artifact
 from spinlock.config import parse
 from spinlock.errors import ArtifactError, SearchError
 from spinlock.search.checkpoints import checkpoint_directory, trial_directory
-from spinlock.search.ledger import Ledger, read_ledger
+from spinlock.search.ledger import Ledger, Trial, read_ledger
 from spinlock.search.parameter import Scalar
 from spinlock.search.pareto import Scores
 from spinlock.search.ranking import leaders
@@ -61,28 +61,37 @@ def best(experiment: Path, *, trial: int | None = None) -> Best:
     Raises SearchError if there is none, or if several objectives leave the choice to the user.
     """
     ledger = read_ledger(experiment)
+    try:
+        found = choose(ledger, trial)
+    except SearchError as error:
+        raise SearchError(f"{experiment}: {error}") from None
+    at = None if found is None else found.best(ledger.study.goals)
+    if found is None or at is None:
+        raise SearchError(f"{experiment}: no healthy trial has finished an epoch yet.")
+    return Best(
+        trial=found.number,
+        epoch=at[0],
+        scores=at[1],
+        parameters=found.parameters,
+        metrics=found.history[at[0]],
+        checkpoint=checkpoint_directory(trial_directory(experiment, found.number), at[0]),
+    )
+
+
+def choose(ledger: Ledger, trial: int | None) -> Trial | None:
+    """The best trial, or the one that is asked for; None where no trial is healthy.
+
+    Raises SearchError where the choice is the user's, and where there is no such trial.
+    """
     if trial is not None and trial not in ledger.trials:
-        raise SearchError(f"{experiment}: there is no trial {trial} among {len(ledger.trials)}.")
+        raise SearchError(f"there is no trial {trial} among {len(ledger.trials)}.")
     candidates = [ledger.trials[trial]] if trial is not None else leaders(ledger)
     if len(candidates) > 1:
         raise SearchError(
-            f"{experiment}: its objectives have no single best trial. Choose one of the Pareto "
-            f"front with --trial: {', '.join(str(c.number) for c in candidates)}."
+            "its objectives have no single best trial. Choose one of the Pareto front with "
+            f"--trial: {', '.join(str(c.number) for c in candidates)}."
         )
-    for candidate in candidates:
-        at = candidate.best(ledger.study.goals)
-        if at is not None:
-            return Best(
-                trial=candidate.number,
-                epoch=at[0],
-                scores=at[1],
-                parameters=candidate.parameters,
-                metrics=candidate.history[at[0]],
-                checkpoint=checkpoint_directory(
-                    trial_directory(experiment, candidate.number), at[0]
-                ),
-            )
-    raise SearchError(f"{experiment}: no healthy trial has finished an epoch yet.")
+    return candidates[0] if candidates else None
 
 
 def export(

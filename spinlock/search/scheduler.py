@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
-from ray.exceptions import RayTaskError
-from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.result import EXPR_ERROR_FILE, EXPR_ERROR_PICKLE_FILE
@@ -18,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
 from spinlock.search.book import Book
+from spinlock.search.causes import causes
 from spinlock.search.events import State
 from spinlock.search.execution import TRIAL, plan_in, unpack
 from spinlock.search.memory_kill import is_memory_kill
@@ -103,19 +101,9 @@ def _told(trial: TuneTrial) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    """The user's own exception, from within what Ray wrapped around it."""
-    match error:
-        case RayTaskError():
-            return _sentence(error.cause)
-        case WorkerGroupError() if error.worker_failures:
-            rank, failure = min(error.worker_failures.items())
-            return f"worker {rank}: {_sentence(failure)}"
-        case ControllerError():
-            return _sentence(error.controller_failure)
-        case WorkerHealthCheckFailedError():
-            return _sentence(error.health_check_failure)
-        case _:
-            return f"{type(error).__name__}: {_first_line(str(error))}"
+    """The user's own exception, of several workers the first one's."""
+    whose, cause = next(causes(error))
+    return f"{whose}{type(cause).__name__}: {_first_line(str(cause))}"
 
 
 def _first_line(text: str) -> str:

@@ -4,6 +4,7 @@ Imports neither Ray nor Optuna, so a space can be checked anywhere.
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,6 +87,12 @@ class Resources(Config):
     concurrent: int | None = Field(None, ge=1)  # None: as many as the machine has room for
     memory_gb_per_worker: float | None = Field(None, gt=0)  # None: its part of the device
     train_poll_seconds: float = Field(0.2, gt=0)  # how soon the death of a worker is noticed
+
+    @property
+    def at_once_here(self) -> int:
+        """How many trials a Ray of our own on this machine trains at the same time."""
+        cpus = self.workers * self.cpus_per_worker
+        return self.concurrent or max(1, (os.cpu_count() or 1) // cpus)
 
     @model_validator(mode="after")
     def _possible(self) -> "Resources":

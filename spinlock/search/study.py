@@ -27,7 +27,6 @@ from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
 from spinlock.search.events import Prior
 from spinlock.search.execution import Assignment, in_process, ray_train
-from spinlock.search.front import draw_front
 from spinlock.search.gauges import Gauges
 from spinlock.search.ledger import EVENTS, Ledger, Trial
 from spinlock.search.memory_kill import told_as_deaths
@@ -141,18 +140,16 @@ def run(
             raise _refused_by_disk(experiment, error) from error
         finally:
             sampler.settle(experiment, url=study.storage)
-            _close(book, study, console)
+            _close(book, console)
     ended = book.ledger.sessions[-1].closed == "finished"
     return StudyResult(experiment, book.ledger, ended)
 
 
-def _close(book: Book, study: Study, console: Console) -> None:
+def _close(book: Book, console: Console) -> None:
     """End the session with its tables. A disk that refuses them hides nothing that came before."""
     try:
         book.close()
         write_tables(book.ledger, book.experiment)
-        if study.objectives:
-            draw_front(book.ledger, book.experiment / "front.png")
     except SpinlockError as error:
         console.print(f"The session has left no tables: {error}", markup=False, soft_wrap=True)
 

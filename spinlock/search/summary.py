@@ -132,12 +132,9 @@ def _scored(study: Study, scores: Scores) -> str:
 def _times(ledger: Ledger) -> str:
     """Wall time, and over all trials what starting and training took."""
     wall = sum(session.last - session.opened for session in ledger.sessions)
-    training, starting = 0.0, 0.0
-    for trial in ledger.trials.values():
-        seconds = [metrics.get("seconds", 0.0) for metrics in trial.history.values()]
-        training += sum(seconds)
-        if trial.started is not None and trial.reported is not None and seconds:
-            starting += max(0.0, trial.reported - trial.started - seconds[0])
+    trials = ledger.trials.values()
+    training = sum(row.get("seconds", 0.0) for trial in trials for row in trial.history.values())
+    starting = sum(trial.starting or 0.0 for trial in trials)
     sessions = len(ledger.sessions)
     return (
         f"{wall:.1f} s in {sessions} session{'s' if sessions > 1 else ''}; summed over trials "

@@ -14,19 +14,21 @@ import pyarrow.parquet as pq
 
 from spinlock.files import atomic_file
 from spinlock.search.events import Verdict
-from spinlock.search.front import front_history
+from spinlock.search.front import draw_front, front_history
 from spinlock.search.ledger import Ledger
 from spinlock.search.ranking import leaders
 
 
 def write_tables(ledger: Ledger, experiment: Path) -> None:
-    """Write the tables, each in one step."""
+    """Write the tables, each in one step, and with several objectives a picture of the front."""
     tables = {"trials": trials_table(ledger), "epochs": epochs_table(ledger)}
     if ledger.study.objectives:
         tables["front"] = front_table(ledger)
     for name, table in tables.items():
         with atomic_file(experiment / f"{name}.parquet") as path:
             pq.write_table(table, path)
+    if ledger.study.objectives:
+        draw_front(ledger, experiment / "front.png")
 
 
 def trials_table(ledger: Ledger) -> pa.Table:

@@ -33,6 +33,16 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def nodes_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts nodes of Ray has them on loopback, with workers that find the tests."""
+    from ray._private import ray_constants  # two seconds, for a few tests
+
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # was read at the import
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The directory of real files beside the checkout; skips where there is none."""

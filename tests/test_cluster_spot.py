@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
 SPOT = Path(__file__).resolve().parent.parent / "clusters" / "spot.py"
@@ -62,10 +61,7 @@ class Trial:
 
 
 @pytest.fixture
-def one_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # was read at the import
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+def one_node(nodes_on_loopback: None) -> Iterator[str]:
     node = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     ray.init(address=cluster.address, log_to_driver=False)

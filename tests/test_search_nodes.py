@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import ray
-from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 from searching import Regression, RegressionConfig
 
@@ -29,10 +28,7 @@ class OfItsNode(Regression):
 
 
 @pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # was read at the import
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+def two_nodes(nodes_on_loopback: None) -> Iterator[str]:
     node = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node | {"resources": {DRIVER: 9}})
     cluster.add_node(num_cpus=1)

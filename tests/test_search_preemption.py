@@ -11,7 +11,6 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from searching import Regression, RegressionConfig, RegressionTrainer, told, without_ray
@@ -28,7 +27,6 @@ from spinlock.search.space import Objective, Study
 from spinlock.search.story import explain
 from spinlock.search.study import run
 
-HERE = Path(__file__).parent
 EPOCHS = 3
 
 
@@ -49,12 +47,9 @@ def study(execution: str, **training: object) -> Study:
 
 
 @pytest.fixture
-def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def three_nodes(nodes_on_loopback: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head that trains nothing, and two nodes with room for one trial each."""
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # was read at the import
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=":")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head | {"resources": {DRIVER: 9}})

@@ -15,13 +15,21 @@ from searching import Regression, without_ray
 from test_search_launch import ROOT, SPACE
 from test_submit import TOKEN, dashboard, environment, ray_files  # noqa: F401 - fixtures
 
-from spinlock.cli import app
+from spinlock.cli import commands
 from spinlock.errors import SearchError
 from spinlock.search import jobs, remote
 from spinlock.search.fetch import bring, fetch_log
 from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.space import Study
 from spinlock.search.trainables import TRAINABLES
+
+LONG = (  # one trial of half a minute and more, while the commands are given
+    SPACE.replace("trials: 3", "trials: 1")
+    .replace("epochs: 2", "epochs: 90")
+    .replace("base_channels: 4", "base_channels: 24")
+    .replace("batch_size: 4", "batch_size: 2")
+    .replace("[4, 8]", "[2, 4]")
+)
 
 
 def begun(place: Path, trials: int = 2, seed: int = 0) -> Ledger:
@@ -61,6 +69,20 @@ def test_a_log_is_read_from_afar_as_it_stands_but_for_a_torn_line(
     assert logs[pair / "noa"] == whole
     assert logs[alone] == (alone / EVENTS).read_bytes()
     assert len(remote.fold_log(alone, logs[alone]).trials) == 2
+
+
+def test_a_command_prints_after_the_line_that_ray_writes_when_it_has_started_it(
+    tmp_path: Path,
+) -> None:
+    log, line = tmp_path / "log", "Running entrypoint for job x: echo told\n"
+    with log.open("a") as stream:  # as Ray has it: unbuffered to the command, not to itself
+        stream.write(line)
+        command = subprocess.Popen(jobs._ONCE_TOLD + "echo told", shell=True, stdout=stream)
+        time.sleep(0.3)
+        assert log.read_text() == ""
+    assert command.wait(10) == 0
+    assert log.read_text() == f"{line}told\n"
+    assert jobs._after_entrypoint(f"setting up\n{line}told\n") == "told\n"
 
 
 def test_what_is_fetched_has_its_tables_and_takes_no_others_place(tmp_path: Path) -> None:
@@ -110,9 +132,9 @@ def test_the_status_of_an_experiment_here_needs_no_cluster(
 ) -> None:
     begun(tmp_path / "x")
     with pytest.raises(SearchError, match="which this version of Spinlock does not know"):
-        app(["status", str(tmp_path / "x")], standalone_mode=False)
+        commands()(["status", str(tmp_path / "x")], standalone_mode=False)
     monkeypatch.setitem(TRAINABLES, "regression", Regression())
-    app(["status", str(tmp_path / "x"), *options], standalone_mode=False)
+    commands()(["status", str(tmp_path / "x"), *options], standalone_mode=False)
     told = capsys.readouterr().out
     assert "small: 2 of 2 begun (2 completed)" in told
     assert ("trial 1: epoch 2/2" in told) == bool(options)
@@ -120,7 +142,7 @@ def test_the_status_of_an_experiment_here_needs_no_cluster(
 
 def test_a_script_that_is_not_here_cannot_be_sent() -> None:
     with pytest.raises(SearchError, match=r"launch/nosuch\.py: there is no such script here"):
-        app(["submit", "launch/nosuch.py", "--space", "x.yaml"], standalone_mode=False)
+        commands()(["submit", "launch/nosuch.py", "--space", "x.yaml"], standalone_mode=False)
 
 
 @pytest.mark.slow
@@ -133,7 +155,7 @@ def test_a_search_is_sent_watched_stopped_resumed_and_fetched(
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
     space, place, out = tmp_path / "tiny.yaml", tmp_path / "shared" / "x", tmp_path / "out"
-    space.write_text(SPACE.replace("trials: 3", "trials: 2").replace("epochs: 2", "epochs: 60"))
+    space.write_text(LONG)
     address = ("--address", dashboard)
 
     def begin(*words: object) -> subprocess.Popen[str]:
@@ -171,15 +193,15 @@ def test_a_search_is_sent_watched_stopped_resumed_and_fetched(
     assert "val/traj" in row
     assert str(place) in row
     shown = spinlock("status", "tiny")
-    assert "tiny: 1 of 2 begun (1 running)" in shown
+    assert "tiny: 1 of 1 begun (1 running)" in shown
     assert f"job {job}: RUNNING" in shown
-    assert "trial 0: epoch 1/60" in spinlock("logs", place)
+    assert "trial 0: epoch 1/90" in spinlock("logs", place)
     refused = spinlock("resume", job, code=2)
     assert refused == f"Error: {place}: job {job} runs it, it is RUNNING.\n"
 
     live = begin("status", "-f", "x")
     assert live.stdout is not None
-    while "epoch 2/60" not in live.stdout.readline():
+    while "epoch 2/90" not in live.stdout.readline():
         pass
     live.send_signal(signal.SIGINT)
     live.communicate(timeout=60)
@@ -195,7 +217,7 @@ def test_a_search_is_sent_watched_stopped_resumed_and_fetched(
     assert "best  trial" in told
     assert (place / EVENTS).read_bytes().startswith(before)
     assert read_ledger(place).sessions[-1].closed == "finished"
-    assert "2 of 2 begun" in spinlock("status", "-f", place)
+    assert "1 of 1 begun" in spinlock("status", "-f", place)
 
     told = spinlock("fetch", "tiny", "--out", out)
     assert (out / EVENTS).read_bytes() == (place / EVENTS).read_bytes()

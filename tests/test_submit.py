@@ -24,7 +24,8 @@ TOKEN = "t" * 64
 HEAD = """\
 import sys
 from ray.cluster_utils import Cluster
-node = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
+node = {"num_cpus": 1, "include_dashboard": True}
+node |= {"dashboard_port": 0, "dashboard_agent_listen_port": 0}
 cluster = Cluster(initialize_head=True, head_node_args=node)
 print(cluster.head_node.address_info["webui_url"], flush=True)
 sys.stdin.read()

@@ -27,6 +27,10 @@ STOP_SECONDS = 60
 GRACE = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 _LOOK_SECONDS = 0.3
 _PATIENCE = 120  # for a small job to be started and to end
+_ENTRYPOINT = "Running entrypoint for job "
+# Ray (2.60) appends this line to a job's log when it has started the command, so that it comes
+# before, after or in the midst of what the command prints. Ours print once it is there.
+_ONCE_TOLD = f"until grep -q '^{_ENTRYPOINT}' /proc/$$/fd/1; do sleep 0.01; done; "
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ def send(client: JobSubmissionClient, **job: Any) -> str:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise SearchError(
                     f"the cluster takes no job ({_first_sentence(error)}). `ray status` on its "
-                    "head says what is up."
+                    "head says what is up; a second Ray on the head's machine needs another "
+                    "--dashboard-agent-listen-port."
                 ) from None
             time.sleep(1)
 
@@ -184,7 +189,7 @@ def logs(client: JobSubmissionClient, job: Job, *, follow: bool) -> Iterator[str
 @contextmanager
 def _passing(client: JobSubmissionClient, command: str, package: Path | None) -> Iterator[str]:
     environment = {} if package is None else {"working_dir": str(package)}
-    job = send(client, entrypoint=command, runtime_env=environment)
+    job = send(client, entrypoint=_ONCE_TOLD + command, runtime_env=environment)
     try:
         yield job
     finally:
@@ -219,7 +224,7 @@ def _pieces(client: JobSubmissionClient, job: str) -> Iterator[str]:
 
 def _after_entrypoint(told: str) -> str:
     """A job's log without what Ray writes before its command begins."""
-    return told.partition("Running entrypoint for job ")[2].partition("\n")[2]
+    return told.partition(f"\n{_ENTRYPOINT}")[2].partition("\n")[2]
 
 
 def _first_sentence(error: Exception) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from spinlock.cli import app, run
+from spinlock.cli import commands, run
 
 SMALL = (
     *("--timesteps", "8", "--bptt-window", "4", "--epochs", "2", "--batch-size", "4"),
@@ -21,7 +21,8 @@ SMALL = (
 
 def train(*arguments: str | Path) -> str:
     """What a run says that ends well."""
-    done = CliRunner().invoke(app, ["train-noa", *map(str, arguments)], catch_exceptions=False)
+    words = ["train-noa", *map(str, arguments)]
+    done = CliRunner().invoke(commands(), words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -30,7 +31,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     """What is said to a user's mistake."""
     words = ["train-noa", *map(str, arguments)]
     with pytest.raises(SystemExit) as ended:
-        run(lambda: app(words, standalone_mode=False))
+        run(lambda: commands()(words, standalone_mode=False))
     assert ended.value.code == 2
     return capsys.readouterr().err
 

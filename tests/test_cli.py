@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from spinlock import cli
 from spinlock.artifact import load
 
 RECIPE = """\
@@ -118,3 +120,15 @@ def test_several_bad_settings_are_told_in_one_message(training: Path, tmp_path: 
         assert f"--set {flag}: " in said
     assert "--set optimiser.lr=1: optimiser: there is no such key. Did you mean" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_each_command_is_found_without_importing_the_others() -> None:
+    group = typer.main.get_group(cli.commands())
+    found = {name: command.callback.__module__ for name, command in group.commands.items()}
+    assert found == {
+        name: f"spinlock.cli.{module}" for module, names in cli.COMMANDS.items() for name in names
+    }
+    alone = "import sys; from spinlock import cli; cli.commands('list'); print(*sys.modules)"
+    imported = subprocess.check_output([sys.executable, "-c", alone], text=True).split()
+    assert "spinlock.cli.service" in imported
+    assert "torch" not in imported

@@ -14,7 +14,7 @@ from noa_runs import SMALL, refused, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spinlock import artifact
-from spinlock.cli import app
+from spinlock.cli import commands
 from spinlock.config import load
 from spinlock.document import plain
 from spinlock.noa import NeuralOperatorAgent
@@ -238,7 +238,7 @@ def test_the_documented_flags_are_those_of_the_command_with_their_keys_and_defau
     page = (Path(__file__).parents[1] / "docs" / "noa.md").read_text()
     (table,) = re.findall(r"<!-- flags -->\n((?:\|.*\n)+)", page)
     rows = [[c.strip() for c in line[1:-1].split("|")] for line in table.splitlines()[2:]]
-    command = typer.main.get_group(app).commands["train-noa"]
+    command = typer.main.get_group(commands()).commands["train-noa"]
     options = {option.opts[0]: option for option in command.params}
     assert {flag.strip("`") for flag, *_ in rows} == {*options}
     for flag, shown, key, _ in rows:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from spinlock.cli import app, run, vqvae
+from spinlock.cli import commands, run, vqvae
 from spinlock.config import load
 from spinlock.data import open_dataset
 from spinlock.evaluation.run import load_run
@@ -38,7 +38,8 @@ def recipe(tmp_path: Path, tiny_data: Path) -> Path:
 
 
 def train(*arguments: str | Path) -> str:
-    done = CliRunner().invoke(app, ["train-vqvae", *map(str, arguments)], catch_exceptions=False)
+    words = ["train-vqvae", *map(str, arguments)]
+    done = CliRunner().invoke(commands(), words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -46,7 +47,7 @@ def train(*arguments: str | Path) -> str:
 def refused(capsys, *arguments: str | Path) -> str:
     words = ["train-vqvae", *map(str, arguments)]
     with pytest.raises(SystemExit) as ended:
-        run(lambda: app(words, standalone_mode=False))
+        run(lambda: commands()(words, standalone_mode=False))
     assert ended.value.code == 2
     return capsys.readouterr().err
 
@@ -136,7 +137,7 @@ def test_a_run_that_is_stopped_in_its_first_epoch_goes_on(recipe, tmp_path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(vqvae, "train_and_export", stopped)
-        done = CliRunner().invoke(app, ["train-vqvae", "--config", str(recipe)])
+        done = CliRunner().invoke(commands(), ["train-vqvae", "--config", str(recipe)])
     assert done.exit_code == 130
     assert f"--resume-from {tmp_path / 'run'}" in done.output
     train("--config", recipe, "--resume-from", tmp_path / "run")

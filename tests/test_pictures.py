@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spinlock.cli import app
+from spinlock.cli import commands
 from spinlock.cli import run as run_command
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.errors import ArtifactError, DatasetError, SpinlockError
@@ -204,7 +204,7 @@ def test_a_mistake_is_one_message_without_an_idle_bar(
 ) -> None:
     words = ["plot-vqvae", str(run_dir), "--dataset", str(tmp_path / "nowhere.h5")]
     with pytest.raises(SystemExit):
-        run_command(lambda: app(words, standalone_mode=False))
+        run_command(lambda: commands()(words, standalone_mode=False))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Error: ")
 

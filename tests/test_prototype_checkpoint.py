@@ -21,7 +21,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from spinlock import artifact
-from spinlock.cli import app
+from spinlock.cli import commands
 from spinlock.errors import ArtifactError
 from spinlock.vqvae.foreign import KIND, PrototypeVQVAE, load_prototype
 
@@ -182,7 +182,7 @@ def test_a_converted_checkpoint_gives_the_same_bits(
 ) -> None:
     out = tmp_path / "tokenizer"
     done = CliRunner().invoke(
-        app, ["import-vqvae", str(source / "best_model.pt"), "--out", str(out)]
+        commands(), ["import-vqvae", str(source / "best_model.pt"), "--out", str(out)]
     )
     assert done.exit_code == 0, done.output
     assert "cluster_2: 127 inputs; codes x entries 48 x 36, 48 x 100, 48 x 220" in done.output
@@ -217,7 +217,7 @@ def test_the_example_on_the_page_runs(
 
 def test_import_does_not_replace_what_is_there(source: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(
-        app, ["import-vqvae", str(source / "best_model.pt"), "--out", str(tmp_path)]
+        commands(), ["import-vqvae", str(source / "best_model.pt"), "--out", str(tmp_path)]
     )
     assert isinstance(done.exception, Exception)
     assert "is there already" in str(done.exception)

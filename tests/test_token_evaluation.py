@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from spinlock.artifact import load as load_artifact
-from spinlock.cli import app, run
+from spinlock.cli import commands, run
 from spinlock.data import open_dataset
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.errors import DatasetError
@@ -281,7 +281,7 @@ def test_a_mistake_is_one_message_without_an_idle_bar(
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[str]:
     """The lines of what is said to a user's mistake."""
     with pytest.raises(SystemExit) as ended:
-        run(lambda: app([*map(str, arguments)], standalone_mode=False))
+        run(lambda: commands()([*map(str, arguments)], standalone_mode=False))
     assert ended.value.code == 2
     return capsys.readouterr().err.splitlines()
 

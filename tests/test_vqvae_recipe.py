@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from spinlock import artifact
-from spinlock.cli import app
+from spinlock.cli import commands
 from spinlock.config import read, replace
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.features import FeatureConfig
@@ -229,7 +229,7 @@ def test_a_run_is_written_to_the_output_and_nowhere_else(datasets, tmp_path, mon
     recipe = {**SMALL, "epochs": 1, "input": str(datasets[0]), "output": "here/and/there"}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     command = ["train-vqvae", "--config", "recipe.json"]
-    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert CliRunner().invoke(commands(), command, catch_exceptions=False).exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "here"}
     assert (tmp_path / "here" / "and" / "there" / "best_model").is_dir()
 

@@ -12,8 +12,13 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Neural Operator Agents: data, training, search.",
 )
+
+
+@app.callback()
+def root() -> None:
+    """Neural Operator Agents: data, training, search."""
+
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE over the file; may be repeated.")

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from spinlock.search.recorded import Run, shipped
 from spinlock.search.space import Objective
 from spinlock.training.guards import (
@@ -44,6 +42,8 @@ class Certificate:
     @property
     def bound(self) -> float:
         """The share of top runs that it stops, at most, with 95 % confidence (Clopper, Pearson)."""
+        from scipy.stats import binomtest  # half a second, which a trial's process does not need
+
         found = binomtest(self.stopped_top, self.top, alternative="less")
         return float(found.proportion_ci(_SURE, method="exact").high)
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from spinlock.training.footprint import Footprint
 
@@ -41,6 +40,8 @@ class MemoryModel:
     @classmethod
     def fit(cls, peaks: Sequence[Peak]) -> "MemoryModel":
         """The model of these peaks. Raises ValueError without any."""
+        from scipy.optimize import nnls  # 0.2 s, which most trials' processes do not need
+
         if not peaks:
             raise ValueError("a memory model is fitted to measured peaks, and there are none")
         amounts = [peak.footprint.amounts(peak.micro_batch) for peak in peaks]

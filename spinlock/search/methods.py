@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.stats import qmc
 
 from spinlock.config import Config
 from spinlock.search.conditions import Space, ordered, settled
@@ -91,6 +90,8 @@ class QMC(Config):
 
     def point(self, space: Space, seed: int, number: int) -> dict[str, Scalar]:
         """Point `number`, from 0."""
+        from scipy.stats import qmc  # half a second, which a trial's process does not need
+
         sobol = qmc.Sobol(len(space), rng=seed)
         if number:  # scipy cannot go forward by 0
             sobol.fast_forward(number)

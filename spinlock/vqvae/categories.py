@@ -14,9 +14,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
-from sklearn.metrics import silhouette_score
 
 from spinlock.config import Config
 from spinlock.errors import ConfigError
@@ -156,6 +153,10 @@ def _cuts(correlation: Array, config: VQVAEConfig) -> list[NDArray[np.int64]]:
     wanted = config.num_categories_auto
     if count < 2 or wanted == 1:
         return [np.zeros(count, dtype=np.int64)]
+    # Here and below, as every trial's process imports this module: two libraries, 0.5 s.
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     distance = _distance(correlation)
     tree = linkage(squareform(distance, checks=False), method="ward")
     sizes = [wanted] if wanted is not None else range(2, min(config.max_clusters, count - 1) + 1)
@@ -189,6 +190,8 @@ def _candidate(
 
 
 def _silhouette(correlation: Array, labels: Int[np.ndarray, " D"]) -> float:
+    from sklearn.metrics import silhouette_score
+
     return float(silhouette_score(_distance(correlation), labels, metric="precomputed"))
 
 

@@ -54,7 +54,7 @@ DATA = {
     },
 }
 STUDY: dict[str, Any] = {
-    **{"name": "faults", "trials": 8, "seed": 4, "retries": 20},
+    **{"name": "faults", "seed": 4, "retries": 20},
     "resources": {"execution": "in_process", "concurrent": 2},
     "searcher": {"kind": "tpe", "startup_trials": 4},
     "scheduler": {"kind": "asha", "grace_epochs": 2, "reduction_factor": 2},
@@ -208,7 +208,12 @@ class Search:
     """One search of `STUDY` in `place`, hurt at `moments`."""
 
     def __init__(
-        self, place: Path, moments: random.Random, needs: str, cluster: Cluster | None
+        self,
+        place: Path,
+        moments: random.Random,
+        needs: str,
+        cluster: Cluster | None,
+        trials: int,
     ) -> None:
         self.place, self.experiment = place, place / "x"
         self.injected = self.lost = self.failed = 0
@@ -227,7 +232,7 @@ class Search:
         }
         self.study = Study.model_validate(
             STUDY
-            | {"resources": resources, "training": training, "retries": retries}
+            | {"trials": trials, "resources": resources, "training": training, "retries": retries}
             | ({"storage": f"sqlite:///{self.database}"} if self.database else {})
         )
         (place / TRACE).touch()

@@ -57,7 +57,7 @@ def train_trial(search: Search, times: int) -> None:
     """SIGKILL of the Tune actor that leads a Ray Train group."""
     for _ in range(times):
         search.training()
-        search.kill(search.actor("ImplicitFunc"))
+        search.kill(search.actor(f"ray::{search.experiment.name} trial"))
 
 
 def driver(search: Search, times: int) -> None:
@@ -153,7 +153,9 @@ DRILLS: tuple[tuple[Drill, int, int, str], ...] = (
 def main(
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="A drill by its name.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Each fault once.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Each fault once, in a search of 4 trials.")
+    ] = False,
     at_once: Annotated[int, typer.Option(min=1, help="So many searches.")] = 2,
 ) -> None:
     told = Lock()
@@ -166,7 +168,8 @@ def main(
 
         def one(row: Row, times: int, needs: str, index: int) -> None:
             place = Path(scratch) / f"{row.name}-{index}"
-            row.add(run(row.drill, times, needs, place, random.Random(f"{seed} {place.name}")))
+            moments = random.Random(f"{seed} {place.name}")
+            row.add(run(row.drill, times, needs, place, moments, trials=4 if once else 8))
             with told:
                 print(row, flush=True)
                 if not only and not once:
@@ -189,13 +192,15 @@ def main(
         sys.exit(1)
 
 
-def run(drill: Drill, times: int, needs: str, place: Path, moments: random.Random) -> Search:
+def run(
+    drill: Drill, times: int, needs: str, place: Path, moments: random.Random, *, trials: int
+) -> Search:
     """One search under one kind of fault; what it lost is in its `faults`."""
     place.mkdir()
     (place / "data.h5").symlink_to(place.parent / "data.h5")
     disk = {"disk": place / "x", "trials": place / "x" / "trials"}.get(needs)
     with full_disk(disk), own_cluster(needs == "nodes") as cluster:
-        search = Search(place, moments, needs, cluster)
+        search = Search(place, moments, needs, cluster, trials)
         try:
             search.start()
             with suppress(OverError):  # the search may end before it was hurt so often

@@ -154,7 +154,9 @@ def test_a_trial_whose_process_is_told_to_end_saves_and_goes_on(tmp_path: Path) 
 
     def disturb() -> None:
         below = psutil.Process().children(recursive=True)
-        (trains,) = (process for process in below if "ray::Impl" in " ".join(process.cmdline()))
+        (trains,) = (
+            process for process in below if "ray::x trial 0" in " ".join(process.cmdline())
+        )
         trains.terminate()
 
     searched(wanted, experiment, None, disturb)

@@ -55,7 +55,6 @@ DATA = {
 }
 STUDY: dict[str, Any] = {
     **{"name": "faults", "seed": 4, "retries": 20},
-    "resources": {"execution": "in_process", "concurrent": 2},
     "searcher": {"kind": "tpe", "startup_trials": 4},
     "scheduler": {"kind": "asha", "grace_epochs": 2, "reduction_factor": 2},
     "guards": [{"kind": "commit_climb", "factor": 4}],
@@ -213,7 +212,9 @@ class Search:
         moments: random.Random,
         needs: str,
         cluster: Cluster | None,
+        *,
         trials: int,
+        concurrent: int,
     ) -> None:
         self.place, self.experiment = place, place / "x"
         self.injected = self.lost = self.failed = 0
@@ -221,9 +222,8 @@ class Search:
         self._moments, self._cluster = moments, cluster
         self._drive = drive_alone if needs == "alone" else drive
         self._kept = b""  # the whole lines of the log at the last fault
-        resources = dict(STUDY["resources"])
-        if needs == "ray_train":
-            resources |= {"execution": "ray_train", "concurrent": 1}
+        execution = "ray_train" if needs == "ray_train" else "in_process"
+        resources = {"execution": execution, "concurrent": concurrent}
         retries = 1 if needs in ("disk", "trials") else STUDY["retries"]
         self.database = place / "optuna.db" if needs == "database" else None
         training = STUDY["training"] | {

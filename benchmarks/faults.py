@@ -169,7 +169,10 @@ def main(
         def one(row: Row, times: int, needs: str, index: int) -> None:
             place = Path(scratch) / f"{row.name}-{index}"
             moments = random.Random(f"{seed} {place.name}")
-            row.add(run(row.drill, times, needs, place, moments, trials=4 if once else 8))
+            size = {"trials": 4, "concurrent": 1} if once else {"trials": 8, "concurrent": 2}
+            if needs == "ray_train":
+                size["concurrent"] = 1  # each has three processes
+            row.add(run(row.drill, times, needs, place, moments, size))
             with told:
                 print(row, flush=True)
                 if not only and not once:
@@ -193,14 +196,19 @@ def main(
 
 
 def run(
-    drill: Drill, times: int, needs: str, place: Path, moments: random.Random, *, trials: int
+    drill: Drill,
+    times: int,
+    needs: str,
+    place: Path,
+    moments: random.Random,
+    size: dict[str, int],
 ) -> Search:
     """One search under one kind of fault; what it lost is in its `faults`."""
     place.mkdir()
     (place / "data.h5").symlink_to(place.parent / "data.h5")
     disk = {"disk": place / "x", "trials": place / "x" / "trials"}.get(needs)
     with full_disk(disk), own_cluster(needs == "nodes") as cluster:
-        search = Search(place, moments, needs, cluster, trials)
+        search = Search(place, moments, needs, cluster, **size)
         try:
             search.start()
             with suppress(OverError):  # the search may end before it was hurt so often

@@ -128,7 +128,7 @@ def test_nothing_is_forecast_where_nothing_is_recorded_or_nothing_is_stopped() -
 
 def test_the_bench_prints_its_tables_and_draws_them(tmp_path) -> None:
     arguments = ["bench", "vqvae", "--seeds", "2", "--pool", "16", "--out", str(tmp_path)]
-    done = CliRunner().invoke(cli.app, arguments)
+    done = CliRunner().invoke(cli.commands(), arguments)
     assert done.exit_code == 0, done.output
     page = (tmp_path / "bench_vqvae.md").read_text()
     for method in ("train everything", "Ray's ASHA", "Optuna's median", "promotion, rungs chosen"):
@@ -138,6 +138,6 @@ def test_the_bench_prints_its_tables_and_draws_them(tmp_path) -> None:
 
 
 def test_a_pool_larger_than_what_was_recorded_is_refused() -> None:
-    done = CliRunner().invoke(cli.app, ["bench", "noa", "--pool", "999"])
+    done = CliRunner().invoke(cli.commands(), ["bench", "noa", "--pool", "999"])
     assert isinstance(done.exception, ConfigError)
     assert "the half for testing has 100 runs" in str(done.exception)

@@ -324,6 +324,7 @@ def test_the_study_on_the_page_is_searched_and_its_best_exported(
     (tmp_path / "study.yaml").write_text(study)
     changes = {
         "resources.execution": "in_process",
+        "resources.concurrent": 1,
         "training.model": SMALL,
         "training.rollout.timesteps": 8,
         "training.epochs": 2,

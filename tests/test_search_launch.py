@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SPACE = """\
 name: tiny
 trials: 3
-resources: {execution: in_process}
+resources: {execution: in_process, concurrent: 1}
 searcher: {kind: random}
 guards: [{kind: commit_climb}]
 training:
@@ -35,6 +35,7 @@ TOKENIZERS = """\
 name: tokenizers
 trials: 3
 seed: 1
+resources: {concurrent: 1}
 searcher: {kind: random}
 objective: {metric: quality/composite}
 scheduler: {kind: asha, grace_epochs: 4, spare: 1}
@@ -115,7 +116,7 @@ def test_a_dry_run_of_a_tokenizers_search_shows_the_rungs_that_its_reports_allow
         *("--set", "objective=null", "--set", several),
     )
     assert answer.returncode == 2
-    assert "tokenizers.yaml:6: scheduler: asha compares trials by one number" in answer.stderr
+    assert "tokenizers.yaml:7: scheduler: asha compares trials by one number" in answer.stderr
 
 
 @pytest.mark.slow
@@ -141,13 +142,10 @@ def test_the_best_of_a_tokenizers_search_goes_straight_into_a_search_of_noas(
     assert at is not None
     assert artifact.load(out, "vqvae").metrics["quality/composite"] == at[1][0]
 
-    searched = launch(
-        "tune_noa.py",
-        *("--space", space, "--trials", 1, "--vqvae", out, "--experiment", tmp_path / "y", *kept),
-    )
-    assert searched.returncode == 0, searched.stderr
-    facts = read_ledger(tmp_path / "y").opened.facts
-    assert facts["tokenizer"] == artifact.weights_fingerprint(out)
+    words = ("--space", space, "--vqvae", out, "--dry-run", *kept)
+    ready = launch("tune_noa.py", *words)
+    assert ready.returncode == 0, ready.stderr
+    assert f"  tokenizer: {out}\n" in ready.stdout
 
 
 @pytest.mark.slow
@@ -159,8 +157,10 @@ def test_a_front_of_tokenizers_is_searched_and_one_of_its_points_exported(
         TOKENIZERS.replace(
             "objective: {metric: quality/composite}",
             "objectives: [{metric: quality/reconstruction_quality, mode: max}, "
-            "{metric: quality/utilization, mode: max}]\nresources: {execution: in_process}",
-        ).replace("grace_epochs: 4, spare: 1}", "metric: quality/composite, mode: min}")
+            "{metric: quality/utilization, mode: max}]",
+        )
+        .replace("{concurrent: 1}", "{execution: in_process, concurrent: 1}")
+        .replace("grace_epochs: 4, spare: 1}", "metric: quality/composite, mode: min}")
     )
     kept = ("--artifacts", tmp_path / "a", "--data", tiny_data)
     found = launch("tune_vqvae.py", "--space", tokenizers, "--experiment", place, *kept)

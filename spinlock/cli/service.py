@@ -26,7 +26,7 @@ Options = Annotated[
     list[str] | None, typer.Argument(metavar="OPTIONS", help="Those of the launch script.")
 ]
 _ANY = {"ignore_unknown_options": True}
-_WIDTH = 160  # of what is not a terminal
+_WIDTH = 1000  # of what is not a terminal: nothing is cut
 
 
 @app.command("submit", context_settings=_ANY)

@@ -14,8 +14,6 @@ from rich.console import Console
 
 from spinlock.config import Config, dotted, load, replace
 from spinlock.errors import ConfigError, SearchError
-from spinlock.evaluation import output, validation_tables
-from spinlock.evaluation.validation import ValidationReport, validate
 from spinlock.search import prepare, preview, results
 from spinlock.search.ledger import EVENTS
 from spinlock.search.space import Study
@@ -111,11 +109,15 @@ def show_plans(console: Console, studies: Mapping[str, Study]) -> None:
         preview.show_plan(console, study, TRAINABLES[name])
 
 
-def validate_best(directory: Path, studies: Mapping[str, Study]) -> ValidationReport:
+def validate_best(directory: Path, studies: Mapping[str, Study]) -> None:
     """Export the best of both, roll the one out and show it to the other; written and shown.
 
     Raises SearchError where a search has no healthy trial.
     """
+    from spinlock.evaluation import output, validation_tables  # a third of every launch's start
+    from spinlock.evaluation.validation import validate
+    from spinlock.evaluation.validation_picture import draw
+
     best = {name: directory / f"best-{name}" for name in studies}
     for name, place in best.items():
         exported = results.export(directory / name, place, TRAINABLES)
@@ -124,7 +126,4 @@ def validate_best(directory: Path, studies: Mapping[str, Study]) -> ValidationRe
     report = validate(best["noa"], best["vqvae"], data)
     output.show(validation_tables.tables(report))
     output.write(directory / VALIDATION / REPORT, report.document())
-    from spinlock.evaluation.validation_picture import draw  # a tenth of every launch's start
-
     print(draw(report, directory / VALIDATION))
-    return report

@@ -38,7 +38,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.trial import Trial as OptunaTrial
 
 from spinlock.errors import SearchError
-from spinlock.search import evolution, storage
+from spinlock.search import storage
 from spinlock.search.conditions import ordered
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
@@ -164,6 +164,8 @@ class Sampler:
             if best is not None and best.parameters not in self._settings.start:
                 return best.parameters
         if isinstance(self._settings.searcher, CMAES):
+            from spinlock.search import evolution  # its library is half a second of every start
+
             return evolution.draw(self._settings.searcher, self._ledger, number)
         return self._settings.planned(number)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import stat
 import subprocess
@@ -19,14 +20,18 @@ from uuid import uuid4
 import psutil
 import pytest
 import torch
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial as TuneTrial
 from test_resume_killed_driver import STUDY
 
 from spinlock import artifact
 from spinlock.config import load
 from spinlock.errors import ArtifactError, ConfigError
 from spinlock.files import fingerprint
+from spinlock.search.causes import error_of, kept
 from spinlock.search.checkpoints import SUMS, reports_in
 from spinlock.search.ledger import read_ledger
+from spinlock.search.scheduler import _sentence
 from spinlock.search.secret import protect_token
 from spinlock.search.space import Study
 from spinlock.training.checkpoint import read as read_checkpoint
@@ -220,3 +225,29 @@ def test_a_member_of_an_archive_is_written_nowhere(tmp_path: Path, name: str) ->
         read_foreign(path)
     assert {*tmp_path.rglob("*")} == before
     assert not Path("/made").exists()
+
+
+def test_what_ended_an_attempt_is_taken_from_memory_and_not_from_what_tune_pickled(
+    tmp_path: Path,
+) -> None:
+    """Ray lets everyone on the machine write to where the pickle lies."""
+
+    class Attempt(TuneTrial):
+        local_path = str(tmp_path)
+
+    trial = Attempt("none", stub=True)
+    error = RayTaskError("train", "told", ValueError("a rate of 0\ncannot be"))
+    with kept():
+        trial.handle_error(error)
+    made = tmp_path / "made"
+    Path(trial.pickled_error_file).write_bytes(pickle.dumps(Runs(made)))
+    assert error_of(trial) is error
+    assert _sentence(error_of(trial)) == "ValueError: a rate of 0"
+    assert not made.exists()
+
+
+def test_no_module_unpickles() -> None:
+    unpickles = re.compile(r"pickle\.loads?\(|weights_only=False|torch\.load\((?!.*weights_only)")
+    package = Path(artifact.__file__).parent
+    found = [path for path in package.rglob("*.py") if unpickles.search(path.read_text())]
+    assert not found

@@ -52,7 +52,7 @@ def _as_death(exception: Exception) -> Exception:
     return exception
 
 
-def is_memory_kill(error: BaseException | None) -> bool:
+def is_memory_kill(error: BaseException) -> bool:
     """Whether a memory monitor killed the trial's process, or one of its group's."""
     kills = MemoryKillError | OutOfMemoryError
-    return error is not None and any(isinstance(cause, kills) for _, cause in causes(error))
+    return any(isinstance(cause, kills) for _, cause in causes(error))

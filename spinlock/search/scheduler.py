@@ -4,18 +4,15 @@ Scheduler is where Tune asks first, before searcher and callbacks, and the only 
 stop a trial; so a report is on disk before anything else hears of it.
 """
 
-from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.result import EXPR_ERROR_FILE, EXPR_ERROR_PICKLE_FILE
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
 from spinlock.search.book import Book
-from spinlock.search.causes import causes
+from spinlock.search.causes import causes, error_of
 from spinlock.search.events import State
 from spinlock.search.execution import TRIAL, plan_in, unpack
 from spinlock.search.memory_kill import is_memory_kill
@@ -58,8 +55,8 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        number, error = int(trial.config[TRIAL]), _error(trial)
-        sentence = _first_line(_told(trial)) if error is None else _sentence(error)
+        number, error = int(trial.config[TRIAL]), error_of(trial)
+        sentence = _sentence(error)
         if trial.run_metadata.num_failures == 0:  # Tune's word for a preemption, noticed or not
             self._book.preempted(number, sentence.removeprefix("Preempted: "))
         else:
@@ -83,21 +80,6 @@ class StartedCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_book": None}
-
-
-def _error(trial: TuneTrial) -> BaseException | None:
-    """What ended the attempt; None where Tune does not keep it, as of one that could not start."""
-    pickled = Path(trial.local_path) / EXPR_ERROR_PICKLE_FILE
-    if not pickled.is_file():
-        return None
-    error: BaseException = cloudpickle.loads(pickled.read_bytes())
-    return error
-
-
-def _told(trial: TuneTrial) -> str:
-    """What Tune wrote of the failure, after "Failure # 1 (occurred at ...)"."""
-    text = Path(trial.local_path) / EXPR_ERROR_FILE
-    return text.read_text().partition("\n")[2] if text.is_file() else ""
 
 
 def _sentence(error: BaseException) -> str:

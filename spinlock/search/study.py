@@ -23,6 +23,7 @@ from spinlock.errors import SearchError, SpinlockError
 from spinlock.files import own_directory, refuse_foreign
 from spinlock.search import cluster, nodes, storage
 from spinlock.search.book import Book
+from spinlock.search.causes import kept
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
 from spinlock.search.events import Prior
@@ -206,7 +207,7 @@ def _search(
             verbose=0,
         ),
     )
-    with terminate_as_interrupt(), told_as_deaths():
+    with terminate_as_interrupt(), told_as_deaths(), kept():
         try:
             tuner.fit()
         except TuneError as error:  # made of the text of what a callback raised

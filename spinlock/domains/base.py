@@ -13,7 +13,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt64
-from scipy.stats import qmc
 from torch import Tensor
 
 from spinlock.config import Config
@@ -55,6 +54,8 @@ class Domain(ABC):
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
+        from scipy.stats import qmc  # half a second of every launch's start
+
         sobol = qmc.Sobol(len(self.space.names), scramble=True, rng=seed)
         points: np.ndarray = sobol.random_base2((count - 1).bit_length())
         return points[:count]

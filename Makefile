@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: tune test setup clean
+.PHONY: tune test soak setup clean
 
 tune: setup
 	$(BIN)/python launch/tune_noa.py --space search_spaces/latent.yaml $(ARGS)
@@ -15,6 +15,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# What takes minutes and seldom breaks; by hand.
+soak: setup
+	$(BIN)/pytest -m soak $(ARGS)
 
 setup: $(VENV)/.installed
 

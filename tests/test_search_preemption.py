@@ -124,7 +124,9 @@ def moved_once(experiment: Path, wanted: Study, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("execution", ["in_process", "ray_train"])
+@pytest.mark.parametrize(
+    "execution", [pytest.param("in_process", marks=pytest.mark.soak), "ray_train"]
+)
 def test_a_trial_whose_node_is_drained_goes_on_elsewhere_where_it_was(
     three_nodes: Cluster, tmp_path: Path, execution: str
 ) -> None:

@@ -37,6 +37,7 @@ from spinlock.search.events import Prior, State, Suggested, Verdict
 from spinlock.search.ledger import Ledger
 from spinlock.search.moves import next_move
 from spinlock.search.parameter import Scalar
+from spinlock.search.ranking import TRIED_FIRST
 from spinlock.search.recorded import Recorded, Run, read_recorded
 from spinlock.search.rules import Stop
 from spinlock.search.sampler import Sampler
@@ -236,7 +237,8 @@ def page(found: Mapping[str, Mapping[tuple[str, str], Sequence[Outcome]]]) -> st
         "suggestion is taken to the nearest unused configuration of the pool in the unit cube. "
         "*All runs*: with priors of the other half, each run to its end. *A search*: with what "
         "such a search over a pool of the other half saw, most of it stopped early. With "
-        "`spare: 1` the first trial, in a warm search the best prior's point, runs to its end.",
+        "`spare: 1` the first trial, in a warm search the best prior's point, runs to its end. How "
+        f"many priors' points are tried first, {TRIED_FIRST}, was chosen on the half for choosing.",
         "",
         f"*Found*: the share of pools in which a report came within {WITHIN:.0%} of the pool's "
         "best; else ASHA had stopped that run. *Epochs* are the mean until then, or in vain. "

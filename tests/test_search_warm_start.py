@@ -19,7 +19,7 @@ from spinlock.errors import SearchError
 from spinlock.search.book import Book
 from spinlock.search.events import Event, EventLog, Prior, StudyOpened, read_events
 from spinlock.search.ledger import EVENTS, read_ledger
-from spinlock.search.ranking import best_prior
+from spinlock.search.ranking import TRIED_FIRST, tried_first
 from spinlock.search.replay import replay
 from spinlock.search.rules import Stop
 from spinlock.search.sampler import Sampler
@@ -184,9 +184,9 @@ def test_suggestions_learn_from_priors_and_outlive_resume_and_replay(
     start = [{"optimizer.lr": 0.01, "loss.lambda_commit": 0.5}]
     warm = wanted(past, searcher=method, start=start)
     straight, sampler = begun(tmp_path / "straight", warm)
-    play(straight, sampler, 4)
+    play(straight, sampler, TRIED_FIRST + 3)
     directory = tmp_path / "broken"
-    for until in (1, 2, 4):
+    for until in (1, 2, TRIED_FIRST + 3):
         found, sampler = begun(directory, warm, resume=until > 1)
         shutil.rmtree(past, ignore_errors=True)
         play(found, sampler, until)
@@ -194,23 +194,23 @@ def test_suggestions_learn_from_priors_and_outlive_resume_and_replay(
     assert suggestions(found) == suggestions(straight)
     assert repr(found.ledger.priors) == repr(read_ledger(directory).priors), "NaN and all"
     cold, sampler = opened(tmp_path / "cold", wanted(searcher=method, start=start))
-    play(cold, sampler, 4)
-    best = best_prior(found.ledger)
-    assert best is not None
-    assert suggestions(found)[:2] == [start[0], best.parameters]
-    assert suggestions(found)[2:] != suggestions(cold)[2:]
+    play(cold, sampler, TRIED_FIRST + 3)
+    first = tried_first(found.ledger)
+    assert len(first) == TRIED_FIRST
+    known = [start[0], *(prior.parameters for prior in first)]
+    assert suggestions(found)[: len(known)] == known
+    assert suggestions(found)[len(known) :] != suggestions(cold)[len(known) :]
     again = replay(directory, {"regression": Regression()})
-    assert (again.suggestions, again.differences) == (4, [])
+    assert (again.suggestions, again.differences) == (TRIED_FIRST + 3, [])
     assert explain(found.ledger, 1)[1].startswith(
-        f"The best of the earlier searches, trial {best.number} of {past}: "
+        f"Of the best of the earlier searches, trial {first[0].number} of {past}: "
     )
-    assert "beside 15 of earlier searches" in explain(found.ledger, 2)[1]
+    assert "beside 15 of earlier searches" in explain(found.ledger, len(known))[1]
 
 
 def test_a_best_point_that_is_a_start_point_is_tried_once(past: Path, tmp_path: Path) -> None:
     found, _ = begun(tmp_path / "once", wanted(past))
-    best = best_prior(found.ledger)
-    assert best is not None
+    best = tried_first(found.ledger)[0]
     found, sampler = begun(tmp_path / "twice", wanted(past, start=[best.parameters]))
     play(found, sampler, 2)
     assert suggestions(found)[0] == best.parameters != suggestions(found)[1]

@@ -25,7 +25,7 @@ from spinlock.search.trainables import TRAINABLES
 
 LONG = (  # one trial of half a minute and more, while the commands are given
     SPACE.replace("trials: 3", "trials: 1")
-    .replace("epochs: 2", "epochs: 90")
+    .replace("epochs: 2", "epochs: 60")
     .replace("base_channels: 4", "base_channels: 24")
     .replace("batch_size: 4", "batch_size: 2")
     .replace("[4, 8]", "[2, 4]")
@@ -195,13 +195,13 @@ def test_a_search_is_sent_watched_stopped_resumed_and_fetched(
     shown = spinlock("status", "tiny")
     assert "tiny: 1 of 1 begun (1 running)" in shown
     assert f"job {job}: RUNNING" in shown
-    assert "trial 0: epoch 1/90" in spinlock("logs", place)
+    assert "trial 0: epoch 1/60" in spinlock("logs", place)
     refused = spinlock("resume", job, code=2)
     assert refused == f"Error: {place}: job {job} runs it, it is RUNNING.\n"
 
     live = begin("status", "-f", "x")
     assert live.stdout is not None
-    while "epoch 2/90" not in live.stdout.readline():
+    while "epoch 2/60" not in live.stdout.readline():
         pass
     live.send_signal(signal.SIGINT)
     live.communicate(timeout=60)

@@ -29,7 +29,7 @@ from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import CMAES
 from spinlock.search.parameter import Scalar
-from spinlock.search.ranking import best_prior
+from spinlock.search.ranking import best_priors
 from spinlock.search.space import Promotion, Study
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -57,7 +57,7 @@ def _state(method: CMAES, ledger: Ledger) -> cmaes.CMA:
     It begins at the best trial of earlier searches, with half the spread, at the first start point,
     or in the middle.
     """
-    space, prior = ledger.study.space, best_prior(ledger)
+    space, prior = ledger.study.space, next(iter(best_priors(ledger)), None)
     first = ledger.study.start[0] if ledger.study.start else {}
     if prior is not None:
         first = prior.parameters

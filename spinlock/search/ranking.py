@@ -7,6 +7,8 @@ from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.pareto import Scores, fronts
 from spinlock.search.space import Objective
 
+TRIED_FIRST = 5  # earlier trials that show what they are worth here
+
 
 def layers(ledger: Ledger) -> list[list[Trial]]:
     """Trials from the best on; those on one layer are equals (with several objectives: a front).
@@ -18,19 +20,27 @@ def layers(ledger: Ledger) -> list[list[Trial]]:
     return [[trials[i] for i in layer] for layer in fronts(points, ledger.study.goals)]
 
 
-def best_prior(ledger: Ledger) -> Trial | None:
-    """The best trial of the earlier searches; None if none was healthy.
+def tried_first(ledger: Ledger) -> list[Trial]:
+    """The best earlier trials, whose points come after the start points unless they are of them."""
+    start = ledger.study.start
+    return [prior for prior in best_priors(ledger) if prior.parameters not in start][:TRIED_FIRST]
+
+
+def best_priors(ledger: Ledger) -> list[Trial]:
+    """The ranked trials of the earlier searches, the best first; of one point the best alone.
 
     With several objectives the best in the first, of the others the best in the second, and so on.
     """
     goals, points = ledger.study.goals, _scores(ledger.priors, ledger.study.goals)
-    if not points:
-        return None
     costs = {
         i: tuple(goal.cost(score) for goal, score in zip(goals, scores, strict=True))
         for i, scores in points.items()
     }
-    return ledger.priors[min(costs, key=costs.__getitem__)]
+    found = list[Trial]()
+    for i in sorted(costs, key=costs.__getitem__):
+        if all(ledger.priors[i].parameters != better.parameters for better in found):
+            found.append(ledger.priors[i])
+    return found
 
 
 def _scores(trials: Sequence[Trial], goals: Sequence[Objective]) -> dict[int, Scores]:

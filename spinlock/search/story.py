@@ -7,7 +7,7 @@ from spinlock.errors import SearchError
 from spinlock.search.events import Sizing, State
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import GP, TPE
-from spinlock.search.ranking import best_prior, leaders
+from spinlock.search.ranking import leaders, tried_first
 from spinlock.search.report import settings
 from spinlock.search.space import Promotion
 
@@ -42,12 +42,9 @@ def _origin(ledger: Ledger, trial: Trial) -> str:
     study = ledger.study
     if trial.number < len(study.start):
         who = f"Start point {trial.number + 1} of the study"
-    elif (
-        trial.number == len(study.start)
-        and (best := best_prior(ledger)) is not None
-        and trial.parameters == best.parameters
-    ):
-        who = f"The best of the earlier searches, trial {best.number} of {best.source}"
+    elif trial.number - len(study.start) < len(first := tried_first(ledger)):
+        prior = first[trial.number - len(study.start)]
+        who = f"Of the best of the earlier searches, trial {prior.number} of {prior.source}"
     else:
         ended = [t for t in ledger.trials.values() if t.ended and t.ended <= trial.suggested]
         known = len(ended) + len(ledger.priors)

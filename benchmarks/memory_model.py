@@ -77,6 +77,12 @@ HELD_OUT = (
     Setting(32, 8, 8, 3, 2),
     Setting(32, 16, 16, 3, 3),
     Setting(24, 16, 16, 3, 6, checkpointed=True),
+    # Held out later, after the weight of a trial's own probe had been raised from 4 to 20.
+    Setting(12, 16, 8, 3, 2),
+    Setting(24, 16, 16, 8, 2),
+    Setting(20, 16, 16, 3, 1),
+    Setting(8, 8, 4, -1, 3),
+    Setting(28, 8, 8, 3, 4),
 )
 
 

@@ -21,7 +21,7 @@ from spinlock.search.space import Resources
 from spinlock.training.footprint import Footprint, Probe
 
 SIZES = (1, 2, 4)
-OWN = 4.0  # the weight of a trial's own probe beside what others took
+OWN = 20.0  # the weight of a trial's own probe beside what others took
 KEPT = 200  # the newest peaks that a model is fitted to
 _USABLE_GPU = 0.9  # the rest are its context, and gaps between blocks
 _USABLE_HOST = 0.8  # the rest are the system, Ray's own processes and the driver

@@ -385,7 +385,7 @@ def test_data_that_it_was_not_trained_on_is_told(
 
 def run(*words: str | Path, code: int = 0) -> str:
     """What the command prints."""
-    done = CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "100"})
+    done = CliRunner().invoke(cli.commands(), [str(word) for word in words], env={"COLUMNS": "100"})
     assert done.exit_code == code, done.output
     return done.stdout
 

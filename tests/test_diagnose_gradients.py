@@ -262,7 +262,7 @@ def test_long_rollouts_without_a_window_overflow_and_the_recommended_window_cure
 
 def run(*words: str | Path, code: int = 0) -> str:
     """What the command prints."""
-    done = CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "100"})
+    done = CliRunner().invoke(cli.commands(), [str(word) for word in words], env={"COLUMNS": "100"})
     assert done.exit_code == code, done.output
     return done.stdout
 
@@ -514,7 +514,7 @@ def test_both_commands_are_the_same_training_with_the_window(
 
 def parsed(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     """What train-noa makes of a command line."""
-    command = typer.main.get_group(cli.app).commands[words[1]]
+    command = typer.main.get_group(cli.commands()).commands[words[1]]
     found = command.make_context(words[1], words[2:]).params
     known = {*KEYS, "enable_latent_loss"}
     given = {k: v for k, v in found.items() if k in known and v is not None and v is not False}

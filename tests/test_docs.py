@@ -219,7 +219,7 @@ def test_a_command_line_has_only_options_that_exist(text: str) -> None:
         if Path(program).name == "make":
             assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
         elif Path(program).name == "spinlock":
-            commands = typer.main.get_group(cli.app).commands
+            commands = typer.main.get_group(cli.commands()).commands
             commands[rest[0]].make_context(rest[0], rest[1:])
         elif Path(program).name == "python" and rest[0].startswith("launch/"):
             spec = spec_from_file_location("launched", ROOT / rest[0])

@@ -136,5 +136,5 @@ def test_what_is_no_search_or_of_an_unknown_kind_is_said(tmp_path: Path) -> None
     search(tmp_path, 1)
     with pytest.raises(SearchError, match="trained a 'regression'"):
         replay(tmp_path, {})
-    done = CliRunner().invoke(cli.app, ["replay", str(tmp_path)])
+    done = CliRunner().invoke(cli.commands(), ["replay", str(tmp_path)])
     assert isinstance(done.exception, SearchError)

@@ -93,6 +93,6 @@ def test_every_end_has_its_story(searched: Path) -> None:
 def test_a_trial_that_is_not_there_is_refused_with_those_that_are(searched: Path) -> None:
     with pytest.raises(SearchError, match=r"no trial 9; the search has 0 to 5"):
         explain(read_ledger(searched), 9)
-    done = CliRunner().invoke(cli.app, ["explain", str(searched), "1"])
+    done = CliRunner().invoke(cli.commands(), ["explain", str(searched), "1"])
     assert done.exit_code == 0
     assert done.stdout.strip() == story(searched, 1)

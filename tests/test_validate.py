@@ -234,7 +234,7 @@ def test_the_rules_and_grades_are_the_documented_ones() -> None:
 
 def run(*words: str | Path, code: int = 0) -> str:
     """What the command prints."""
-    done = CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "120"})
+    done = CliRunner().invoke(cli.commands(), [str(word) for word in words], env={"COLUMNS": "120"})
     assert done.exit_code == code, done.output
     return done.stdout
 
@@ -242,7 +242,7 @@ def run(*words: str | Path, code: int = 0) -> str:
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """What is said to a user's mistake."""
     with pytest.raises(SystemExit) as ended:
-        cli.run(lambda: cli.app([str(word) for word in words], standalone_mode=False))
+        cli.run(lambda: cli.commands()([str(word) for word in words], standalone_mode=False))
     assert ended.value.code == 2
     return capsys.readouterr().err
 

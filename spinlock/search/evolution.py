@@ -57,7 +57,7 @@ def _state(method: CMAES, ledger: Ledger) -> cmaes.CMA:
     It begins at the best trial of earlier searches, with half the spread, at the first start point,
     or in the middle.
     """
-    space, prior = ledger.study.space, next(iter(best_priors(ledger)), None)
+    space, prior = ledger.study.space, next(best_priors(ledger), None)
     first = ledger.study.start[0] if ledger.study.start else {}
     if prior is not None:
         first = prior.parameters

@@ -1,6 +1,7 @@
 """Which trials of a search are best: those that completed, or if none did, any healthy one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, Trial
@@ -23,10 +24,11 @@ def layers(ledger: Ledger) -> list[list[Trial]]:
 def tried_first(ledger: Ledger) -> list[Trial]:
     """The best earlier trials, whose points come after the start points unless they are of them."""
     start = ledger.study.start
-    return [prior for prior in best_priors(ledger) if prior.parameters not in start][:TRIED_FIRST]
+    others = (prior for prior in best_priors(ledger) if prior.parameters not in start)
+    return [*islice(others, TRIED_FIRST)]
 
 
-def best_priors(ledger: Ledger) -> list[Trial]:
+def best_priors(ledger: Ledger) -> Iterator[Trial]:
     """The ranked trials of the earlier searches, the best first; of one point the best alone.
 
     With several objectives the best in the first, of the others the best in the second, and so on.
@@ -40,7 +42,7 @@ def best_priors(ledger: Ledger) -> list[Trial]:
     for i in sorted(costs, key=costs.__getitem__):
         if all(ledger.priors[i].parameters != better.parameters for better in found):
             found.append(ledger.priors[i])
-    return found
+            yield ledger.priors[i]
 
 
 def _scores(trials: Sequence[Trial], goals: Sequence[Objective]) -> dict[int, Scores]:

@@ -95,7 +95,7 @@ def judge(
         return done
     if isinstance(study.scheduler, ASHA) and study.compared:
         rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
-        if rung is not None and trial.number >= study.scheduler.spare:
+        if rung is not None and not study.spares(trial.number):
             (goal,) = study.compared
             before = [value for (value,) in ledger.rungs.get(rung, {}).values()]
             value = metrics[goal.metric]

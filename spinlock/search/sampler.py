@@ -45,7 +45,7 @@ from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.methods import CMAES, GP, TPE, Random
 from spinlock.search.optuna_words import distribution, sampler_of, suggest
 from spinlock.search.parameter import Scalar
-from spinlock.search.ranking import tried_first
+from spinlock.search.ranking import TRIED_FIRST, tried_first
 
 _log = logging.getLogger(__name__)
 # NSGA-II breeds from trials that have a generation; those of earlier searches are of the first.
@@ -159,9 +159,9 @@ class Sampler:
 
     def _planned(self, number: int) -> dict[str, Scalar] | None:
         """The point of trial `number` that Optuna has no say in; None where it has."""
-        first = tried_first(self._ledger)
-        if number - len(self._settings.start) < len(first):
-            return first[number - len(self._settings.start)].parameters
+        after = number - len(self._settings.start)
+        if after < TRIED_FIRST and after < len(first := tried_first(self._ledger)):
+            return first[after].parameters
         if isinstance(self._settings.searcher, CMAES):
             from spinlock.search import evolution  # its library is half a second of every start
 

@@ -150,11 +150,12 @@ class ASHA(Rungs):
     At a rung a trial goes on if it is among the best 1/`reduction_factor` of those that came
     before it there (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020; with
     Ray's interpolated cut). The first at a rung always goes on. The first `spare` trials run to
-    their end whoever is better, as what the best is held against.
+    their end whoever is better, as what the best is held against; by default that is the point of
+    the best earlier trial in a search that knows one, and none in another.
     """
 
     kind: Literal["asha"] = "asha"
-    spare: int = Field(0, ge=0)
+    spare: int | None = Field(None, ge=0)
 
 
 class Promotion(Rungs):
@@ -249,6 +250,13 @@ class Study(Config):
         if fault is not None:
             raise ValueError(fault)
         return self
+
+    def spares(self, number: int) -> bool:
+        """Whether ASHA lets this trial to its end, however it compares."""
+        spare = self.scheduler.spare if isinstance(self.scheduler, ASHA) else 0
+        if spare is None:  # the best earlier trial's point comes right after the start points
+            return bool(self.warm_start) and number == len(self.start)
+        return number < spare
 
     @property
     def goals(self) -> tuple[Objective, ...]:

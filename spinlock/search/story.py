@@ -42,8 +42,7 @@ def _origin(ledger: Ledger, trial: Trial) -> str:
     study = ledger.study
     if trial.number < len(study.start):
         who = f"Start point {trial.number + 1} of the study"
-    elif trial.number - len(study.start) < len(first := tried_first(ledger)):
-        prior = first[trial.number - len(study.start)]
+    elif prior := next((p for p in tried_first(ledger) if p.parameters == trial.parameters), None):
         who = f"Of the best of the earlier searches, trial {prior.number} of {prior.source}"
     else:
         ended = [t for t in ledger.trials.values() if t.ended and t.ended <= trial.suggested]

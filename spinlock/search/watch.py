@@ -14,7 +14,6 @@ from spinlock.search.events import Event, EventReader, SessionClosed
 from spinlock.search.ledger import EVENTS, Ledger, fold
 from spinlock.search.ranking import leaders
 from spinlock.search.report import Progress, table, value
-from spinlock.search.trainables import TRAINABLES
 
 _LOOK_SECONDS = 0.5
 
@@ -46,6 +45,8 @@ def show_live(console: Console, batches: Iterable[list[Event]]) -> Ledger:
 
 def described(ledger: Ledger) -> tuple[Sequence[str], int]:
     """The metrics that a table shows beside the objectives, and the epochs of a whole run."""
+    from spinlock.search.trainables import TRAINABLES  # and torch, most of a listing's start
+
     if ledger.opened is None:
         raise TypeError("a ledger without its study has nothing to show")
     if ledger.opened.trainable not in TRAINABLES:

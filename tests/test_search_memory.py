@@ -221,7 +221,7 @@ def memory() -> tuple[int, int]:
     return amounts["MemTotal"], amounts["MemAvailable"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray's memory monitor is Linux's")
 def test_a_trial_that_rays_own_memory_monitor_kills_goes_on_from_its_checkpoint_with_half(
     tmp_path: Path,

@@ -46,6 +46,7 @@ from spinlock.training.trainer import Trainer
 HERE = Path(__file__).resolve().parent
 TRACE, PATIENCE, SMALL_DISK = "trace", 600, 64 << 20
 EPOCHS = b'"event":"epoch"'
+HEARD = {"COMPLETED": "COMPLETE", "FAILED": "FAIL"}  # the others are PRUNED, as a sampler counts
 DATA = {
     **{"operators": 12, "seed": 3, "grid": 16, "frames": 9},
     "domain": {
@@ -392,6 +393,15 @@ class Search:
             self._compare(ledger)
         self._agree(ledger)
 
+    def heard(self, ledger: Ledger) -> list[optuna.trial.FrozenTrial]:
+        """The trials of Optuna's study, as its storage has them."""
+        storage: Any = f"sqlite:///{self.database}"
+        name = database_name(ledger)
+        if self.database is None:
+            storage = JournalStorage(JournalFileBackend(str(self.experiment / JOURNAL)))
+            name = self.study.name
+        return optuna.load_study(study_name=name, storage=storage).trials
+
     def repeated(self) -> tuple[int, int]:
         """Epochs begun again: in all, and the most of one trial after one fault."""
         begun: set[str] = set()
@@ -444,15 +454,10 @@ class Search:
 
     def _agree(self, ledger: Ledger) -> None:
         """Optuna's study has the same trials with the same fates."""
-        storage: Any = f"sqlite:///{self.database}"
-        name = database_name(ledger)
-        if self.database is None:
-            storage = JournalStorage(JournalFileBackend(str(self.experiment / JOURNAL)))
-            name = self.study.name
-        trials = optuna.load_study(study_name=name, storage=storage).trials
+        trials = self.heard(ledger)
         assert len(trials) == len(ledger.trials), "Optuna has other trials"
         for ours, theirs in zip(ledger.trials.values(), trials, strict=True):
-            expected = {"COMPLETED": "COMPLETE", "FAILED": "FAIL"}.get(ours.state(), "PRUNED")
+            expected = HEARD.get(ours.state(), "PRUNED")
             assert theirs.params == ours.parameters, f"trial {ours.number} has other parameters"
             assert theirs.state.name == expected, f"trial {ours.number} is {theirs.state.name}"
             assert theirs.user_attrs["reason"] == ours.verdict.sentence

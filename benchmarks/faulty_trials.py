@@ -21,16 +21,13 @@ from typing import Annotated
 
 import optuna
 import typer
-from fault_search import OverError, Search, give_data
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from fault_search import HEARD, OverError, Search, give_data
 from psutil import NoSuchProcess
 
 from spinlock.artifact import provenance
 from spinlock.files import atomic_file
 from spinlock.search.ledger import Ledger, Trial, read_ledger
 from spinlock.search.space import Study
-from spinlock.search.storage import JOURNAL
 
 RESULT = Path(__file__).parent / "results" / "faulty_trials.md"
 HOSTILE = {
@@ -41,7 +38,6 @@ HOSTILE = {
         "loss.lambda_commit": {"log_uniform": [0.1, 3]},
     },
 }
-HEARD = {"COMPLETED": "COMPLETE", "FAILED": "FAIL"}  # the others are PRUNED, as a sampler counts
 
 
 def main(
@@ -66,18 +62,13 @@ def main(
                         search.kill(pid)
             search.finish()
             ledger = read_ledger(search.experiment)
-            text, wrong = page(ledger, told(search.experiment, ledger), search.injected, seed)
+            text, wrong = page(ledger, search.heard(ledger), search.injected, seed)
         finally:
             search.end()
     with atomic_file(RESULT) as path:
         path.write_text(text, encoding="utf-8")
     print(text)
     sys.exit(1 if wrong else 0)
-
-
-def told(experiment: Path, ledger: Ledger) -> list[optuna.trial.FrozenTrial]:
-    storage = JournalStorage(JournalFileBackend(str(experiment / JOURNAL)))
-    return optuna.load_study(study_name=ledger.study.name, storage=storage).trials
 
 
 def differences(ours: Trial, theirs: optuna.trial.FrozenTrial) -> list[str]:

@@ -61,8 +61,7 @@ def chosen(ledger: Ledger, trial: int | None) -> tuple[int, int] | None:
     Raises SearchError where the choice is the user's.
     """
     found = choose(ledger, trial)
-    at = None if found is None else found.best(ledger.study.goals)
-    return None if found is None or at is None else (found.number, at[0])
+    return None if found is None else (found[0].number, found[1])
 
 
 def export_there(client: JobSubmissionClient, experiment: Path, trial: int, epoch: int) -> Path:

@@ -65,23 +65,24 @@ def best(experiment: Path, *, trial: int | None = None) -> Best:
         found = choose(ledger, trial)
     except SearchError as error:
         raise SearchError(f"{experiment}: {error}") from None
-    at = None if found is None else found.best(ledger.study.goals)
-    if found is None or at is None:
+    if found is None:
         raise SearchError(f"{experiment}: no healthy trial has finished an epoch yet.")
+    chosen, epoch, scores = found
     return Best(
-        trial=found.number,
-        epoch=at[0],
-        scores=at[1],
-        parameters=found.parameters,
-        metrics=found.history[at[0]],
-        checkpoint=checkpoint_directory(trial_directory(experiment, found.number), at[0]),
+        trial=chosen.number,
+        epoch=epoch,
+        scores=scores,
+        parameters=chosen.parameters,
+        metrics=chosen.history[epoch],
+        checkpoint=checkpoint_directory(trial_directory(experiment, chosen.number), epoch),
     )
 
 
-def choose(ledger: Ledger, trial: int | None) -> Trial | None:
-    """The best trial, or the one that is asked for; None where no trial is healthy.
+def choose(ledger: Ledger, trial: int | None) -> tuple[Trial, int, Scores] | None:
+    """The best trial, or the one that is asked for, its best epoch and the scores there.
 
-    Raises SearchError where the choice is the user's, and where there is no such trial.
+    None where no trial is healthy, or that one has no healthy epoch. Raises SearchError where the
+    choice is the user's, and where there is no such trial.
     """
     if trial is not None and trial not in ledger.trials:
         raise SearchError(f"there is no trial {trial} among {len(ledger.trials)}.")
@@ -91,7 +92,8 @@ def choose(ledger: Ledger, trial: int | None) -> Trial | None:
             "its objectives have no single best trial. Choose one of the Pareto front with "
             f"--trial: {', '.join(str(c.number) for c in candidates)}."
         )
-    return candidates[0] if candidates else None
+    at = candidates[0].best(ledger.study.goals) if candidates else None
+    return None if at is None else (candidates[0], *at)
 
 
 def export(

@@ -71,7 +71,7 @@ def alignment(timesteps: int, window: int, samples: int) -> tuple[Callable[[], N
     return run, len(seen.standardizer.names)
 
 
-def file_of(directory: Path, frames: int) -> Path:
+def file_of(directory: Path, frames: int, operators: int = 8) -> Path:
     """Cheap ground truth in the layout that `spinlock generate` writes."""
     path = directory / "truth.h5"
     axis = {"kind": "integer"}
@@ -81,7 +81,7 @@ def file_of(directory: Path, frames: int) -> Path:
         "base_channels": {**axis, "low": 4, "high": 4},
         "kernel_size": {"kind": "choice", "values": [3]},
     }
-    document = {"operators": 8, "seed": 0, "grid": GRID, "frames": frames, "domain": cheap}
+    document = {"operators": operators, "seed": 0, "grid": GRID, "frames": frames, "domain": cheap}
     generate(GenerateConfig.model_validate(document), path)
     return path
 

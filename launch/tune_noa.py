@@ -17,7 +17,9 @@ DEFAULT = Path(__file__).parent / "default"
 def main(
     space: launch.Space,
     data: launch.Data = None,
-    vqvae: Annotated[Path | None, typer.Option(help="Tokenizer; trained if not given.")] = None,
+    vqvae: Annotated[
+        str | None, typer.Option(metavar="PATH|URI", help="Tokenizer; trained if not given.")
+    ] = None,
     experiment: launch.Experiment = None,
     trials: launch.Trials = None,
     warm_start: launch.WarmStart = None,

@@ -26,7 +26,7 @@ def _flag(name: str, told: str, otherwise: str | None = None) -> Any:
 
 @app.command("train-noa")
 def train_noa(
-    dataset: Annotated[Path | None, typer.Option(help="Data file.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="PATH|URI", help="Data file.")] = None,
     n_samples: Annotated[
         int | None, _flag("n_samples", "Use the first so many operators.", "all")
     ] = None,
@@ -43,7 +43,8 @@ def train_noa(
         _flag("n_realizations", "Use the first so many of each operator's, each a sample.", "all"),
     ] = None,
     vqvae_path: Annotated[
-        Path | None, typer.Option(help="A trained VQ-VAE; none: states alone.")
+        str | None,
+        typer.Option(metavar="PATH|URI", help="A trained VQ-VAE; none: states alone."),
     ] = None,
     feature_matching: Annotated[
         Literal["exact", "pad-truncate"] | None,

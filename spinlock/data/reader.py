@@ -17,14 +17,16 @@ from spinlock.data.fingerprint import fingerprint
 from spinlock.data.hdf5 import naming, open_hdf5
 from spinlock.data.info import DatasetInfo
 from spinlock.errors import DatasetError
+from spinlock.location import Uri, local
 
 
-def open_dataset(path: Path) -> "TrajectoryDataset":
-    """The dataset in the HDF5 file `path`, of any known layout.
+def open_dataset(location: Path | Uri) -> "TrajectoryDataset":
+    """The dataset in the HDF5 file at `location`, of any known layout.
 
     Raises DatasetError when it is absent, damaged, incomplete or of no known layout. The
     first time in a process it reads the whole file to fingerprint it.
     """
+    path = local(location)
     with open_hdf5(path) as file, naming(path, "structure"):
         info = adapt(file, path).info(fingerprint(path))
     return TrajectoryDataset(info)

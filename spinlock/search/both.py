@@ -38,7 +38,7 @@ class Pair(Config):
 def plan(
     spaces: Mapping[str, Path],
     overrides: Sequence[str],
-    data: Path | None,
+    data: str | Path | None,
     *,
     elsewhere: bool = False,
 ) -> dict[str, Study]:

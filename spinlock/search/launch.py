@@ -12,6 +12,7 @@ from rich.console import Console
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
+from spinlock.location import located
 from spinlock.search import both, prepare, preview, summary
 from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.ranking import leaders
@@ -20,9 +21,23 @@ from spinlock.search.trainable import Trainable
 from spinlock.search.trainables import TRAINABLES
 from spinlock.search.warm_start import earlier
 
+
+def _on_disk(text: str) -> Path:
+    if "://" in text:
+        raise SearchError(
+            f"{text}: an experiment is appended to and locked, which stores behind a URI do not "
+            "do. Give a path that all nodes share, such as one of NFS or EFS."
+        )
+    return Path(text)
+
+
 Space = Annotated[Path, typer.Option(help="The study: what is searched, and how.")]
-Data = Annotated[Path | None, typer.Option(help="Dataset; made here if not given.")]
-Experiment = Annotated[Path | None, typer.Option(help="Default: experiments/<name>.")]
+Data = Annotated[
+    str | None, typer.Option(metavar="PATH|URI", help="Dataset; made here if not given.")
+]
+Experiment = Annotated[
+    Path | None, typer.Option(parser=_on_disk, help="Default: experiments/<name>.")
+]
 Trials = Annotated[int | None, typer.Option(help="In place of the study's number.")]
 WarmStart = Annotated[list[Path] | None, typer.Option(help="An earlier search to learn from.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the search.")]
@@ -36,7 +51,7 @@ def search(
     trainable: Trainable,
     space: Path,
     *,
-    files: Mapping[str, Path | None],
+    files: Mapping[str, str | Path | None],
     recipes: prepare.Recipes,
     overrides: list[str] | None,
     trials: int | None,
@@ -87,7 +102,7 @@ def search(
 def search_both(
     space: Path,
     *,
-    data: Path | None,
+    data: str | Path | None,
     recipes: prepare.Recipes,
     overrides: list[str] | None,
     experiment: Path | None,
@@ -135,7 +150,7 @@ def search_both(
 def _submit(
     spaces: Sequence[Path],
     studies: Sequence[Study],
-    files: Mapping[str, Path | None],
+    files: Mapping[str, str | Path | None],
     experiment: Path | None,
     artifacts: Path,
     dry_run: bool,
@@ -145,7 +160,7 @@ def _submit(
         raise SearchError("--dry-run is answered here, by the command without --submit.")
     from spinlock.search.submit import submit  # Ray, as above
 
-    given = [path for path in files.values() if path is not None]
+    given = [located(each) for each in files.values() if each is not None]
     submit(spaces, studies, given, experiment, artifacts, address)
 
 

@@ -15,6 +15,7 @@ import torch
 from spinlock.config import dotted, parse, replace
 from spinlock.data import open_dataset
 from spinlock.files import own_directory
+from spinlock.location import Uri, located, pinned
 from spinlock.progress import bar
 from spinlock.search.check import load_study
 from spinlock.search.space import Study
@@ -49,10 +50,11 @@ def plan(
     trainable: Trainable,
     overrides: Sequence[str],
     *,
-    files: Mapping[str, Path | None],
+    files: Mapping[str, str | Path | None],
     elsewhere: bool = False,
 ) -> Study:
-    """The study, checked. `files` are training settings that name a file, with those given.
+    """The study, checked. `files` are training settings that name a file, with the paths or URIs
+    that were given.
 
     Files that are still to be made stand in it as `made-on-the-spot`. Files that are there
     already are held against every extreme of the space, unless they are `elsewhere`.
@@ -61,7 +63,7 @@ def plan(
         space,
         trainable,
         overrides,
-        fixed={key: str(path.resolve()) for key, path in files.items() if path is not None},
+        fixed={key: _absolute(given) for key, given in files.items() if given is not None},
         defaults={key: str(LATER) for key in files},
     )
     if not elsewhere:
@@ -93,7 +95,8 @@ def fulfil(
 ) -> Prepared:
     """Make what is missing: a dataset by its recipe, then what is learnt or computed from it.
 
-    Paths are made absolute: trials run in directories of their own.
+    Paths are made absolute, since trials run in directories of their own, and URIs are pinned:
+    every trial has the bytes that the search began with.
     """
     own_directory(recipes.artifacts, "what is made once")
     seconds: dict[str, float] = {}
@@ -108,14 +111,14 @@ def fulfil(
 
     if training["data.path"] == str(LATER):
         training["data.path"] = made("dataset", lambda: _dataset(recipes))
-    training["data.path"] = str(Path(training["data.path"]).resolve())
+    training["data.path"] = str(pinned(located(training["data.path"])))
     base = parse(trainable.model, replace(replace({}, training), study.corner), where=study.name)
-    _verify(Path(training["data.path"]), recipes.artifacts, say)
+    _verify(located(training["data.path"]), recipes.artifacts, say)
     if isinstance(base, NOATraining):
         if training["tokenizer"] == str(LATER):
             training["tokenizer"] = made("tokenizer", lambda: _tokenizer(recipes, base))
         if training["tokenizer"] is not None:
-            training["tokenizer"] = str(Path(training["tokenizer"]).resolve())
+            training["tokenizer"] = str(pinned(located(training["tokenizer"])))
     if isinstance(base, VQVAETraining):
         cache = base.features_cache or recipes.artifacts / "features"
         training["features_cache"] = made("features", lambda: _features(cache.resolve(), base))
@@ -124,7 +127,13 @@ def fulfil(
     return Prepared(ready, seconds)
 
 
-def _verify(data: Path, artifacts: Path, say: Callable[[str], None]) -> None:
+def _absolute(given: str | Path) -> str:
+    """A path from any directory. A URI is as it is, and a faulty one is told with the study's."""
+    text = str(given)
+    return text if "://" in text else str(Path(text).resolve())
+
+
+def _verify(data: Path | Uri, artifacts: Path, say: Callable[[str], None]) -> None:
     """Read the whole file once in its life: a NaN in it must not surface hours into a trial."""
     dataset = open_dataset(data)
     mark = artifacts / f"verified-{dataset.info.fingerprint.rpartition(':')[2][:16]}"

@@ -15,6 +15,7 @@ import spinlock
 from spinlock.artifact import COMMIT, commit
 from spinlock.config import dotted
 from spinlock.errors import SearchError
+from spinlock.location import Uri, located
 from spinlock.search.jobs import COMMAND, EXPERIMENT, GRACE, STUDY, connect, send
 from spinlock.search.prepare import LATER
 from spinlock.search.space import Study
@@ -27,7 +28,7 @@ _EXAMPLE = "absolute and on storage that all nodes share, such as /shared/experi
 def submit(
     spaces: Sequence[Path],
     studies: Sequence[Study],
-    files: Sequence[Path],
+    files: Sequence[Path | Uri],
     experiment: Path | None,
     artifacts: Path,
     address: str | None,
@@ -41,7 +42,7 @@ def submit(
     if experiment is None:
         raise SearchError(f"--submit needs --experiment: a path on the cluster, {_EXAMPLE}.")
     for path in (experiment, *files, *_named_in(studies)):
-        if not path.is_absolute():
+        if isinstance(path, Path) and not path.is_absolute():
             raise SearchError(f"{path}: with --submit a path is one on the cluster, {_EXAMPLE}.")
     script, *words = sys.argv
     script = f"launch/{Path(script).name}"
@@ -75,13 +76,13 @@ def submit(
         print(f"  spinlock {verb:9} {experiment} --address {place}")
 
 
-def _named_in(studies: Sequence[Study]) -> Iterator[Path]:
+def _named_in(studies: Sequence[Study]) -> Iterator[Path | Uri]:
     """The files that the studies name themselves, not those still to be made."""
     for study in studies:
         training = dotted(study.training)
         for key in _FILES:
             if training.get(key) not in (None, str(LATER)):
-                yield Path(str(training[key]))
+                yield located(str(training[key]))
 
 
 def _without(words: Iterable[str], option: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from spinlock.config import Config, Lines, nearest, parse
 from spinlock.errors import ConfigError
 from spinlock.features import FeatureConfig
 from spinlock.features.standardizer import CleaningConfig
+from spinlock.location import Location
 from spinlock.noa import EXACT, ComputeConfig, UAFNOConfig, sampled_steps
 from spinlock.training.guards import NonfiniteGradients
 from spinlock.training.losses import STATES, TERMS
@@ -33,7 +34,7 @@ class DataConfig(Config):
     each operator's (None: all). A realization is an item of its own; none are averaged.
     """
 
-    path: Path
+    path: Location
     operators: int | None = Field(None, ge=2)
     realizations: int | None = Field(None, ge=1)
     validation_fraction: float = Field(0.2, gt=0, lt=1)
@@ -132,7 +133,7 @@ class NOATraining(TrainingConfig):
     """
 
     task: Literal["noa"] = "noa"
-    tokenizer: Path | None = None
+    tokenizer: Location | None = None
     feature_matching: Literal["exact", "pad-truncate"] = "exact"
     model: UAFNOConfig = UAFNOConfig()
     rollout: RolloutConfig = RolloutConfig()

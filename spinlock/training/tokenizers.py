@@ -5,6 +5,7 @@ best_model.pt  of the research prototype, read as data
 FILE.py        whose `vqvae()` gives any VQ-VAE with `.encode()`; this one is run
 
 All but the first were trained on features that are not ours: those are StandIns, to be matched.
+All but the last may also be at a URI.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from spinlock import artifact
 from spinlock.data import TrajectoryDataset
 from spinlock.errors import ArtifactError
 from spinlock.features import CleaningConfig, FeatureConfig, Standardizer, feature_names
+from spinlock.location import Uri, local
 from spinlock.training.features import raw_features
 from spinlock.vqvae import MatchedTokenizer, Tokenizer
 from spinlock.vqvae.foreign import KIND, PrototypeVQVAE, load_prototype
@@ -37,8 +39,9 @@ class Foreign:
     names: tuple[str, ...] | None
 
 
-def read_tokenizer(path: Path) -> Tokenizer | Foreign:
-    """The one at `path`. Raises ArtifactError if there is none that alignment can use."""
+def read_tokenizer(location: Path | Uri) -> Tokenizer | Foreign:
+    """The one at `location`. Raises ArtifactError if there is none that alignment can use."""
+    path = _here(location)
     if path.suffix == ".py":
         return _own(path)
     if path.is_file():
@@ -55,6 +58,13 @@ def read_tokenizer(path: Path) -> Tokenizer | Foreign:
         stand_in = StandIn(tokenizer.vqvae, tokenizer.inputs)
         return Foreign(path, stand_in, tokenizer.standardizer.names)
     return tokenizer
+
+
+def _here(location: Path | Uri) -> Path:
+    """Its path on this node. Code is run from no store: who may write there is not known."""
+    if isinstance(location, Uri) and location.name.endswith(".py"):
+        raise ArtifactError(f"{location}: a Python file is run, so it is taken from a path alone.")
+    return local(location)
 
 
 def own_tokenizer(path: Path) -> Tokenizer:
@@ -74,10 +84,10 @@ def own_tokenizer(path: Path) -> Tokenizer:
     )
 
 
-def fingerprint(path: Path, tokenizer: Tokenizer | Foreign) -> str:
+def fingerprint(location: Path | Uri, tokenizer: Tokenizer | Foreign) -> str:
     """Of its weights, whatever they are stored in."""
     if isinstance(tokenizer, Tokenizer):
-        return artifact.weights_fingerprint(path)
+        return artifact.weights_fingerprint(local(location))
     digest = hashlib.sha256()
     for name, value in sorted(tokenizer.stand_in.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,0 +1,234 @@
+"""Data and tokenizers at URIs of a real S3-compatible server: brought once, or an error."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from object_store import Store, served
+from ray.cluster_utils import Cluster
+
+from spinlock.data import open_dataset
+from spinlock.errors import ArtifactError, ConfigError, SpinlockError
+from spinlock.location import Uri, _staged, absolute, local, located, pinned
+from spinlock.search import prepare
+from spinlock.search.cluster import DRIVER
+from spinlock.search.noa import NOA
+from spinlock.search.results import ROUNDING, export
+from spinlock.search.space import Study
+from spinlock.search.study import run
+from spinlock.search.trainables import TRAINABLES
+from spinlock.training.config import training_config
+from spinlock.training.tokenizers import read_tokenizer
+
+ROOT = Path(__file__).parents[1]
+TELL = "import sys; from spinlock.location import *; print(local(located(sys.argv[1])))"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    root = tmp_path_factory.mktemp("store") / "root"
+    (root / "bucket").mkdir(parents=True)
+    with served(root) as store:
+        yield store
+
+
+@pytest.fixture
+def store(running: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The server, its credentials in the environment and a node without copies."""
+    for name, value in running.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SPINLOCK_CACHE", str(tmp_path / "cache"))
+    _staged.cache_clear()
+    yield running
+    _staged.cache_clear()
+
+
+def put(store: Store, name: str, content: bytes) -> str:
+    path = store.root / "bucket" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return store.uri(f"bucket/{name}")
+
+
+def another(uri: str) -> subprocess.Popen[str]:
+    """A process of the same node that asks for it."""
+    words = [sys.executable, "-c", TELL, uri]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_path_is_a_path(tmp_path: Path) -> None:
+    assert located("data/flow.h5") == Path("data/flow.h5") == local(Path("data/flow.h5"))
+    assert absolute(Path("a")) == pinned(Path("a")) == Path.cwd() / "a"
+
+
+@given(st.text("abc/", min_size=1).filter(lambda path: path.strip("/")), st.booleans())
+def test_what_is_written_is_what_is_read(path: str, pin: bool) -> None:
+    text = f"s3://bucket/{path.strip('/')}" + (f"#sha256:{'0' * 64}" if pin else "")
+    found = located(text)
+    assert isinstance(found, Uri)
+    assert str(found) == text
+    assert located(str(found)) == found == located(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("s3://key:word@bucket/flow.h5", "AWS_ACCESS_KEY_ID"),
+        ("s3://bucket", "a whole store"),
+        ("s3://bucket/flow.h5#latest", "sha256: and 64 digits"),
+    ],
+)
+def test_a_faulty_uri_is_one_sentence_without_its_secrets(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as refused:
+        training_config({"task": "vqvae", "data": {"path": text}}, where="run.yaml")
+    assert "run.yaml: data.path: " in str(refused.value)
+    assert "word" not in str(refused.value)
+
+
+def test_a_file_is_brought_once_and_pinned_to_its_bytes(store: Store) -> None:
+    content = os.urandom(3 << 20)
+    uri = located(put(store, "flow.bin", content))
+    before = store.asked("GET OBJECT")
+    copy = local(uri)
+    assert copy.name == "flow.bin"
+    assert copy.read_bytes() == content
+    known = pinned(uri)
+    assert str(known) == f"{uri}#sha256:{sha256(content).hexdigest()}"
+    assert local(known) == copy == Path(another(str(uri)).communicate()[0].strip())
+    assert store.asked("GET OBJECT") == before + 1
+
+
+def test_processes_that_ask_at_once_wait_for_one_copy(store: Store) -> None:
+    uri = put(store, "at-once.bin", os.urandom(10 << 20))
+    before = store.asked("GET OBJECT")
+    asked = [another(uri) for _ in range(3)]
+    assert len({process.communicate()[0] for process in asked}) == 1
+    assert [process.returncode for process in asked] == [0, 0, 0]
+    assert store.asked("GET OBJECT") == before + 1
+
+
+def test_a_pinned_copy_is_used_without_asking_the_store(store: Store) -> None:
+    known = pinned(located(put(store, "kept.bin", b"kept")))
+    _staged.cache_clear()
+    before = len(store.log.read_text())
+    assert local(known).read_bytes() == b"kept"
+    assert len(store.log.read_text()) == before
+
+
+def test_what_has_changed_is_brought_anew_and_refused_to_whoever_has_the_former(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = located(put(store, "changing.bin", b"first"))
+    first = pinned(uri)
+    put(store, "changing.bin", b"second one")
+    _staged.cache_clear()
+    assert local(uri).read_bytes() == b"second one"
+    assert local(first).read_bytes() == b"first", "still here"
+    monkeypatch.setenv("SPINLOCK_CACHE", str(tmp_path / "another node"))
+    _staged.cache_clear()
+    with pytest.raises(SpinlockError, match=r"changing.bin\S*: what stands there has changed"):
+        local(first)
+
+
+def test_one_that_is_killed_while_it_copies_leaves_nothing_that_counts(
+    store: Store, tmp_path: Path
+) -> None:
+    content = os.urandom(60 << 20)
+    uri = put(store, "cut.bin", content)
+    asked = another(uri)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.rglob("cut.bin")):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    asked.send_signal(signal.SIGKILL)
+    asked.communicate()
+    assert local(located(uri)).read_bytes() == content
+    left = [path for path in (tmp_path / "cache").iterdir() if path.name.endswith(".partial")]
+    assert left == []
+
+
+def test_what_cannot_be_had_is_said_and_leaves_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = put(store, "there.bin", b"there")
+    with pytest.raises(SpinlockError, match=r"bucket/none\S*: cannot be copied here: nothing"):
+        local(located(store.uri("bucket/none.bin")))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(SpinlockError, match=r"bucket/there\.bin\S*: cannot be copied here: ") as no:
+        local(located(there))
+    assert "wrong" not in str(no.value)
+    with pytest.raises(SpinlockError, match="unknown: cannot be copied here: "):
+        local(located("ftp://bucket/unknown"))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"] * 3
+
+
+def test_code_is_run_from_no_store(store: Store) -> None:
+    uri = located(put(store, "vqvae.py", b"raise SystemExit"))
+    with pytest.raises(ArtifactError, match="taken from a path alone"):
+        read_tokenizer(uri)
+
+
+def test_data_and_tokenizer_of_a_store_are_those_of_a_path(
+    store: Store, noa_run: dict[str, Any]
+) -> None:
+    config = training_config(noa_run, where="run")
+    data, tokenizer = config.data.path, config.tokenizer
+    assert isinstance(data, Path)
+    assert isinstance(tokenizer, Path)
+    shutil.copy(data, store.root / "bucket" / "flow.h5")
+    shutil.copytree(tokenizer, store.root / "bucket" / "tokens")
+    remote = noa_run | {
+        "data": noa_run["data"] | {"path": store.uri("bucket/flow.h5")},
+        "tokenizer": store.uri("bucket/tokens"),
+    }
+    there = training_config(remote, where="run")
+    assert NOA().facts(there) == NOA().facts(config)
+    assert there == training_config(there.model_dump(mode="json"), where="again")
+    assert open_dataset(there.data.path).info.path.name == "flow.h5"
+
+
+@pytest.mark.slow
+def test_a_search_has_each_file_brought_once_to_each_of_its_nodes(
+    store: Store,
+    noa_run: dict[str, Any],
+    nodes_on_loopback: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(Path(noa_run["tokenizer"]), store.root / "bucket" / "vqvae")
+    data = put(store, "two-nodes.h5", Path(noa_run["data"]["path"]).read_bytes())
+    training = noa_run | {"data": {"path": data}, "tokenizer": store.uri("bucket/vqvae")}
+    document = {
+        "name": "remote",
+        "trials": 4,
+        "space": {"optimizer.lr": {"log_uniform": [1e-4, 1e-2]}},
+        "resources": {"execution": "in_process", "concurrent": 2},
+        "training": {key: value for key, value in training.items() if key != "task"},
+    }
+    study = Study.model_validate(document)
+    recipes = prepare.Recipes(tmp_path / "none", tmp_path / "none", tmp_path / "artifacts")
+    ready = prepare.fulfil(study, NOA(), recipes, print).study
+    node = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"resources": {DRIVER: 9}})
+    try:
+        cluster.add_node(num_cpus=1, env_vars={"SPINLOCK_CACHE": str(tmp_path / "its own")})
+        found = run(ready, NOA(), tmp_path / "search", address=cluster.address, dashboard=False)
+    finally:
+        cluster.shutdown()
+    assert found.finished
+    assert all(trial.history for trial in found.ledger.trials.values())
+    assert store.asked("GET OBJECT Bucket: bucket Object: two-nodes.h5") == 2
+    assert store.asked("GET OBJECT Bucket: bucket Object: vqvae/weights.safetensors") == 2
+    shared = {path.name for path in (tmp_path / "cache").rglob("*.h5")}
+    assert shared == {path.name for path in (tmp_path / "its own").rglob("*.h5")} != set()
+    assert export(tmp_path / "search", tmp_path / "best", TRAINABLES).difference < ROUNDING

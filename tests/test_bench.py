@@ -1,6 +1,8 @@
 """Recorded runs under our own decisions and under others' code."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -21,9 +23,10 @@ from spinlock.search.bench import (
 from spinlock.search.bench_peers import ray_asha
 from spinlock.search.check import load_study
 from spinlock.search.forecast import forecast
+from spinlock.search.outlook import beside
 from spinlock.search.recorded import Recorded, Run, shipped
 from spinlock.search.simulation import Ours, simulate
-from spinlock.search.space import Objective
+from spinlock.search.space import Objective, Study
 from spinlock.search.trainables import TRAINABLES
 
 ROOT = Path(__file__).parents[1]
@@ -87,30 +90,60 @@ def test_a_nan_ends_its_trial_at_once_and_changes_no_decision_about_others(sched
 
 def test_rungs_are_chosen_on_the_half_for_choosing_alone(recorded: Recorded) -> None:
     chosen = choose_rungs(recorded, seeds=2, size=24)
-    blind = Recorded(
-        recorded.name,
-        tuple(run for run in recorded.runs if run.half == "choose"),
-        recorded.objective,
-        recorded.epochs,
-        recorded.facts,
-    )
+    half = tuple(run for run in recorded.runs if run.half == "choose")
+    blind = replace(recorded, runs=half)
     assert choose_rungs(blind, seeds=2, size=24) == chosen
 
 
-def test_a_forecast_is_near_what_searches_of_the_same_study_spend() -> None:
-    changes = ["trials=64", "training.epochs=27", "start=[]"]
-    fixed = {"data.path": "d.h5", "tokenizer": "t"}
-    study = load_study(ROOT / "search_spaces/latent.yaml", TRAINABLES["noa"], changes, fixed=fixed)
-    expected = forecast(study, TRAINABLES["noa"], epochs=27)
+def recorded_space(recorded: Recorded, **changes: object) -> Study:
+    """A study of what was recorded, with a scheduler."""
+    given = json.loads(recorded.facts["study"]) | {"trials": 24, "scheduler": {"kind": "promotion"}}
+    files = {"data": {"path": "d.h5"}} | ({"tokenizer": "t"} if recorded.name == "noa" else {})
+    return Study.model_validate(given | {"training": given["training"] | files} | changes)
+
+
+def test_a_forecast_is_near_what_recorded_runs_in_any_order_spend(recorded: Recorded) -> None:
+    study, trainable = recorded_space(recorded), TRAINABLES[recorded.name]
+    expected = forecast(study, trainable, epochs=27)
     assert expected is not None
-    found = shipped("noa")
-    assert found is not None
-    spent = [
-        simulate(Ours(study, 27), pool, Objective()).epochs
-        for pool in pools(found.half("test"), 64, 10)
+    played = [
+        simulate(Ours(study, 27), pool, recorded.objective, workers=2)
+        for pool in pools(recorded.half("test"), 24, 30)
     ]
-    assert fmean(spent) == pytest.approx(expected.median, rel=0.15)
-    assert sum(expected.low <= each <= expected.high for each in spent) >= 7
+    assert fmean(each.epochs for each in played) == pytest.approx(expected.epochs.mean, rel=0.15)
+    assert fmean(e.seconds for e in played) == pytest.approx(expected.seconds.mean, rel=0.15)
+    assert sum(expected.epochs.low <= e.epochs <= expected.epochs.high for e in played) >= 21
+
+
+def test_a_sampler_that_learns_is_foretold_to_train_more(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It suggests better points as it goes, and the rungs let more of them on."""
+    monkeypatch.setattr("spinlock.search.forecast._GAMES", 10)
+
+    def told(searcher: str) -> float:
+        study = recorded_space(recorded, searcher={"kind": searcher})
+        found = forecast(study, TRAINABLES[recorded.name], epochs=27)
+        assert found is not None
+        return found.epochs.mean
+
+    assert told("tpe") > 1.1 * told("random")
+
+
+def test_equal_studies_are_foretold_equally_and_slower_machines_take_longer(
+    recorded: Recorded,
+) -> None:
+    study, trainable = recorded_space(recorded, trials=12), TRAINABLES[recorded.name]
+    found, again = (forecast(study, trainable, epochs=9) for _ in range(2))
+    assert found is not None
+    assert again is not None
+    assert (found.epochs, found.seconds) == (again.epochs, again.seconds)
+    points = study.sample(3)
+    there = [(point, found.pace(point)) for point in points]
+    twice = [(point, 2 * pace) for point, pace in there]
+    fixed = beside(study.resources, study.trials, 0.5)
+    assert found.wall(study, there, 0.5).mean == pytest.approx(fixed + found.seconds.mean)
+    assert found.wall(study, twice, 0.5).mean == pytest.approx(fixed + 2 * found.seconds.mean)
 
 
 def test_nothing_is_forecast_where_nothing_is_recorded_or_nothing_is_stopped() -> None:

@@ -216,4 +216,6 @@ def test_a_dry_run_tells_memory_and_time_where_all_files_are_there_and_why_not_w
     lines = shown.stdout.splitlines()
     assert any(re.match(r"Memory: \d+\.\d+ GB of cpu for a worker;", line) for line in lines)
     assert any(re.match(r"  \d\.\d+ GB with micro-batches of \d+ of \d+: ", line) for line in lines)
-    assert any(re.match(r"Time: \d+\.\d to \d+\.\d minutes; an epoch", line) for line in lines)
+    assert any(
+        re.match(r"Time: about \d+ s \(\d+ s to \d+ s\); by the probes", line) for line in lines
+    )

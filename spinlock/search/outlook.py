@@ -27,7 +27,6 @@ from spinlock.training.config import NOATraining, VQVAETraining
 from spinlock.training.footprint import Footprint, Probe
 
 _OPERATORS = 16  # of a rehearsal
-_CROWD = 1.5  # by so much trials beside each other, at Ray's low priority, may be slower
 
 Point = dict[str, Scalar]
 
@@ -45,21 +44,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Plans of points within `limit` bytes, and the seconds of an epoch of those rehearsed."""
+    """Plans of points within `limit` bytes, and those rehearsed, with the seconds of an epoch."""
 
     plans: tuple[Plan, ...]
     limit: float
     margin: float
     device: str
-    epochs: tuple[float, ...]
-    start: float  # seconds to build a run
+    paces: tuple[tuple[Point, float], ...]
+    start: float  # seconds until a trial trains
 
 
 @dataclass(frozen=True)
 class _Rehearsal:
     footprint: Footprint
     probes: Sequence[Probe]
-    building: float
+    seconds: float  # to build and to probe the run, as a trial does when it begins
 
 
 def outlook(study: Study, trainable: Trainable, samples: Sequence[Point]) -> Outlook | None:
@@ -101,34 +100,33 @@ def outlook(study: Study, trainable: Trainable, samples: Sequence[Point]) -> Out
         model.margin,
         str(device),
         tuple(
-            _epoch(config, each.probes, room.workers)
-            for (_, config, _), each in zip(runs, drawn, strict=False)
+            (point, _epoch(config, each.probes, room.workers))
+            for (point, config, _), each in zip(runs, drawn, strict=False)
             if each.probes
         ),
-        statistics.mean(each.building for each in rehearsed),
+        statistics.mean(each.seconds for each in drawn),
     )
 
 
-def hours(
-    resources: Resources, trials: int, epochs: tuple[float, float], pace: float, start: float
-) -> tuple[float, float]:
-    """The shortest and the longest that a search is expected to take.
-
-    `epochs` over all trials at least and at most, each of `pace` seconds; `start` is a trial's.
-    """
-    at_once = resources.at_once_here
+def beside(resources: Resources, trials: int, start: float) -> float:
+    """Seconds of a search that no trial trains in: Ray's start, and `start` of each trial."""
     ray = 30.0 if resources.execution == "ray_train" else 6.0
-    fixed = ray + trials * (start + 0.3) / at_once
-    low, high = (pace * count / at_once for count in epochs)
-    return (fixed + low) / 3600, (fixed + _CROWD * high) / 3600
+    return ray + trials * (start + 0.3) / resources.at_once_here
 
 
-def pace_of(ledger: Ledger) -> tuple[float, float] | None:
-    """Mean seconds of the epochs that a search has finished, and of its trials' starts."""
-    rows = [row for trial in ledger.trials.values() for row in trial.history.values()]
-    seconds = [row["seconds"] for row in rows if "seconds" in row]
+def paces_of(ledger: Ledger) -> tuple[list[tuple[Point, float]], float] | None:
+    """Of the trials of a search, settings and seconds of each epoch; and of their starts, a mean.
+
+    None where none has finished an epoch.
+    """
+    paces = [
+        (trial.parameters, row["seconds"])
+        for trial in ledger.trials.values()
+        for row in trial.history.values()
+        if "seconds" in row
+    ]
     starts = [trial.starting for trial in ledger.trials.values() if trial.starting is not None]
-    return (statistics.mean(seconds), statistics.mean(starts)) if seconds else None
+    return (paces, statistics.mean(starts)) if paces else None
 
 
 def _configurations(
@@ -154,11 +152,11 @@ def _rehearse(
     small = parse(type(config), replace(config.model_dump(mode="json"), few), where="rehearsal")
     begun = time.perf_counter()
     trainer, footprint = trainable.build(small), trainable.footprint(small)
-    building = time.perf_counter() - begun
     assert isinstance(trainer, Probed)
     assert footprint is not None
     sizes = [size for size in SIZES if size <= footprint.samples]
-    return _Rehearsal(footprint, trainer.probe(sizes, limit), building)
+    probes = trainer.probe(sizes, limit)
+    return _Rehearsal(footprint, probes, time.perf_counter() - begun)
 
 
 def _extent(footprint: Footprint) -> float:

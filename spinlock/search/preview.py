@@ -9,7 +9,7 @@ from spinlock.config import as_yaml, dotted, parse, replace
 from spinlock.errors import SpinlockError
 from spinlock.search.forecast import Forecast, forecast
 from spinlock.search.ledger import EVENTS, read_ledger
-from spinlock.search.outlook import Outlook, Point, hours, outlook, pace_of
+from spinlock.search.outlook import Outlook, Point, beside, outlook, paces_of
 from spinlock.search.prepare import missing
 from spinlock.search.report import settings
 from spinlock.search.space import Rungs, Study
@@ -86,18 +86,22 @@ def _resources(
         return [f"Memory and hours: the probe of a point failed: {error}"]
     if found is None:
         return ["Memory and hours: nothing can be probed of a compiled network."]
-    lines = _memory(found)
-    pace = statistics.mean(found.epochs), found.start
-    source = f"an epoch takes {pace[0]:.3g} s by the probes of the samples"
+    paces, start = list(found.paces), found.start
+    source = "by the probes of the samples"
     if experiment is not None and (experiment / EVENTS).is_file():
-        ledger = read_ledger(experiment)
-        if (measured := pace_of(ledger)) is not None:
-            pace = measured
-            source = f"an epoch took {pace[0]:.3g} s in {experiment}"
-    full = study.trials * epochs
-    count = (full, full) if expected is None else (expected.low, expected.high)
-    low, high = hours(study.resources, study.trials, count, *pace)
-    return [*lines, f"Time: {_span(low, high)}; {source}, {study.resources.at_once_here} at once."]
+        measured = paces_of(read_ledger(experiment))
+        if measured is not None:
+            paces, start = measured
+            source = f"by the epochs in {experiment}"
+    at_once = study.resources.at_once_here
+    if expected is None:
+        each = statistics.mean(seconds for _, seconds in paces)
+        most = beside(study.resources, study.trials, start) + each * study.trials * epochs / at_once
+        time = f"at most {_span(most)}"
+    else:
+        wall = expected.wall(study, paces, start)
+        time = f"about {_span(wall.mean)} ({_span(wall.low)} to {_span(wall.high)})"
+    return [*_memory(found), f"Time: {time}; {source}, {at_once} at once."]
 
 
 def _memory(found: Outlook) -> list[str]:
@@ -118,7 +122,7 @@ def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f}"
 
 
-def _span(low: float, high: float) -> str:
-    if high < 1:
-        return f"{60 * low:.1f} to {60 * high:.1f} minutes"
-    return f"{low:.2g} to {high:.2g} hours"
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -16,10 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spinlock.errors import ConfigError
+from spinlock.search.conditions import Space
+from spinlock.search.parameter import Scalar
 from spinlock.search.rules import Stop
 from spinlock.search.space import Objective, Study
 
 SHIPPED = Path(__file__).parent / "recorded_runs"
+_PARAMETER = "param/"
 _OF_A_RUN = ("configuration", "seed", "half")
 _NO_METRICS = (*_OF_A_RUN, "epoch", "stop", "sentence")
 
@@ -33,6 +36,7 @@ class Run:
     half: str
     history: dict[int, dict[str, float]] = field(default_factory=dict)
     stop: Stop | None = None
+    parameters: dict[str, Scalar] = field(default_factory=dict)
 
     def best(self, objective: Objective) -> float:
         """The best value of any epoch; infinitely bad where none is finite."""
@@ -49,6 +53,7 @@ class Recorded:
     runs: tuple[Run, ...]
     objective: Objective
     epochs: int
+    space: Space
     facts: dict[str, str]
 
     def half(self, name: str, *, seed: int = 0) -> list[Run]:
@@ -81,12 +86,18 @@ def read_recorded(path: Path) -> Recorded:
         run.history[row["epoch"]] = {
             name: float(value)
             for name, value in row.items()
-            if name not in _NO_METRICS and not name.startswith("param/") and value is not None
+            if name not in _NO_METRICS and not name.startswith(_PARAMETER) and value is not None
+        }
+        run.parameters = {
+            name.removeprefix(_PARAMETER): value
+            for name, value in row.items()
+            if name.startswith(_PARAMETER) and value is not None
         }
         if row.get("stop"):
             run.stop = Stop(row["stop"], row["sentence"])
     epochs = max(max(run.history) for run in runs.values())
-    return Recorded(path.stem, tuple(runs.values()), study.goals[0], epochs, kept)
+    found = tuple(runs.values())
+    return Recorded(path.stem, found, study.goals[0], epochs, study.space, kept)
 
 
 @cache
@@ -97,6 +108,7 @@ def shipped(name: str) -> Recorded | None:
 
 
 def slim(table: pa.Table, metrics: Sequence[str]) -> pa.Table:
-    """A table of recorded runs with these metrics alone, its metadata kept."""
-    kept: list[Any] = [*_NO_METRICS, *metrics, "seconds"]
+    """A table of recorded runs with what was searched and these metrics, its metadata kept."""
+    searched = [name for name in table.column_names if name.startswith(_PARAMETER)]
+    kept: list[Any] = [*_NO_METRICS, *searched, *metrics, "seconds"]
     return table.select([name for name in kept if name in table.column_names])

@@ -6,6 +6,7 @@ in which they would have; nothing is trained.
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -33,11 +34,12 @@ class Decider(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search spent, in epochs, and the best value that it saw."""
+    """What a search spent, in epochs and in time, and the best value that it saw."""
 
     epochs: int
     nonfinite: int  # epochs of them that reported a NaN or an infinity
     best: float
+    seconds: float = math.nan  # of the search; not every simulator tells them
 
 
 class Ours:
@@ -93,15 +95,18 @@ class InTurn:
 def simulate(
     decider: Decider, pool: Sequence[Run], objective: Objective, *, workers: int = 4
 ) -> Outcome:
-    """The runs of `pool` as trials 0, 1, .. under `decider`, on `workers` workers."""
-    done = [0] * len(pool)
-    reports = [list(run.history.items()) for run in pool]
+    """The runs of `pool` as trials 0, 1, .. under `decider`, on `workers` workers.
+
+    The decider may add to the pool the run of each trial as it begins.
+    """
+    done, reports = Counter[int](), dict[int, list[tuple[int, Metrics]]]()
     best, nonfinite, idle, now = math.inf, 0, workers, 0.0
     busy: list[tuple[float, int]] = []
 
     def take_up() -> None:
         nonlocal idle
         while idle and (trial := decider.next()) is not None:
+            reports.setdefault(trial, [*pool[trial].history.items()])
             heapq.heappush(busy, (now + _seconds(reports[trial][done[trial]][1]), trial))
             idle -= 1
 
@@ -123,7 +128,7 @@ def simulate(
         else:
             idle += 1
         take_up()
-    return Outcome(sum(done), nonfinite, objective.cost(best))
+    return Outcome(done.total(), nonfinite, objective.cost(best), now)
 
 
 def _seconds(metrics: Metrics) -> float:

@@ -30,7 +30,9 @@ from spinlock.search.trainable import Trainable
 _GAMES = 30
 _TRIALS = 1500  # played in all, of long searches in fewer games
 _TREES = 60
-_APART = 0.03  # by so much, in its logarithm, may two runs of nearly the same settings differ
+# By so much, in their logarithm, do two runs of nearly the same settings differ: with it the games
+# train as many epochs as real searches of both kinds did (benchmarks/dry_run.py, seeds 0 to 2).
+_APART = 0.1
 
 Settings = Mapping[str, Scalar | None]
 

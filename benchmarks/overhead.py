@@ -1,11 +1,14 @@
-"""What a search costs beside its training: python benchmarks/overhead.py [--share 0.1]
+"""What a search costs beside its training.
+
+    python benchmarks/overhead.py --work DIRECTORY [--share 0.1]
 
 Trials that sleep through their epochs, so that all else is overhead: a search's wall time over the
 training that it did, for trials of 20 s and of 200 s. Then thousands of trials whose losses come
 out of a formula: trials per second, and the driver's CPU time and memory over time. Ours with both
 executions, and plain Tune with its ASHA and OptunaSearch, one after the other, each on a Ray of its
-own. Last our decisions alone, without Ray, at so many trials. Takes half an hour; --share makes
-lengths and counts smaller. Writes benchmarks/results/overhead.md.
+own. Last our decisions alone, without Ray, at so many trials. Takes an hour; --share makes lengths
+and counts smaller, and rows that stand in --work are not measured again. Writes
+benchmarks/results/overhead.md.
 """
 
 import math
@@ -13,7 +16,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -127,13 +130,13 @@ class Watch:
             now, cpu = time.perf_counter() - self._begun, time.process_time() - self._cpu
             self.seen.append((trials, now, cpu, memory))
 
-    def rows(self, name: str) -> list[str]:
+    def row(self, name: str) -> str:
         """Trials/s and CPU of the first and of the last tenth, memory at both."""
         (n0, t0, c0, m0), *_, (n1, t1, c1, _), (n2, t2, c2, m2) = self.seen
-        return [
+        return (
             f"| {name} | {n2} | {n2 / t2:.1f} | {n0 / t0:.1f} | {(n2 - n1) / (t2 - t1):.1f} | "
             f"{1000 * c0 / n0:.1f} | {1000 * (c2 - c1) / (n2 - n1):.1f} | {m0:.0f} | {m2:.0f} |"
-        ]
+        )
 
 
 def ours(trials: int, seconds: float, execution: str, searcher: str, scheduler: str) -> Any:
@@ -255,33 +258,58 @@ def decisions(trials: int, searcher: str, scheduler: str) -> str:
     return f"| {searcher}, {scheduler} | {trials} | {' | '.join(each)} |"
 
 
-def main(share: Annotated[float, typer.Option(help="Of lengths and counts.")] = 1.0) -> None:
-    rows = []
-    for length in (share * length for length in LENGTHS):
+def kept(work: Path, name: str, measure: Callable[[], str]) -> str:
+    """A row of a table, measured if it does not stand in `work` yet."""
+    path = work / f"{name.replace(' ', '-').replace(',', '')}.txt"
+    if not path.exists():
+        row = measure()
+        with atomic_file(path) as beside:
+            beside.write_text(row, encoding="utf-8")
+    print(path.read_text(encoding="utf-8"), flush=True)
+    return path.read_text(encoding="utf-8")
+
+
+def stretched(name: str, search: Callable[..., Any], length: float) -> str:
+    wall, trained, _ = search(TRIALS, length, searcher="tpe", scheduler="none")
+    over = wall * CONCURRENT / trained - 1
+    return f"| {name} | {length:g} s | {wall:.1f} s | {trained:.0f} s | {over:.1%} |"
+
+
+def counted(name: str, search: Callable[..., Any], count: int, searcher: str) -> str:
+    *_, watch = search(count, 0, searcher=searcher, scheduler="asha")
+    return watch.row(f"{name}, {searcher}")
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Where finished rows are kept.")],
+    share: Annotated[float, typer.Option(help="Of lengths and counts.")] = 1.0,
+) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    here = partial(ours, execution="in_process")
+    rows = [
+        kept(work, f"{name} {length:g} s", partial(stretched, name, search, length))
+        for length in (share * length for length in LENGTHS)
         for name, search in (
             ("plain Tune", partial(stock, reuse=False)),
             ("ours, ray_train", partial(ours, execution="ray_train")),
-            ("ours, in_process", partial(ours, execution="in_process")),
-        ):
-            wall, trained, _ = search(TRIALS, length, searcher="tpe", scheduler="none")
-            over = wall * CONCURRENT / trained - 1
-            rows.append(f"| {name} | {length:g} s | {wall:.1f} s | {trained:.0f} s | {over:.1%} |")
-            print(rows[-1], flush=True)
-    counts = []
-    for count in (round(share * count) for count in MANY):
-        searcher = "tpe" if count <= 1000 else "random"  # TPE's own time grows with the trials
+            ("ours, in_process", here),
+        )
+    ]
+    # TPE's own time grows with the trials
+    many = [(round(share * count), "tpe" if count <= 1000 else "random") for count in MANY]
+    counts = [
+        kept(work, f"{name} {count}", partial(counted, name, search, count, searcher))
+        for count, searcher in many
         for name, search in (
             ("plain Tune, processes reused", partial(stock, reuse=True)),
-            ("ours, in_process", partial(ours, execution="in_process")),
-        ):
-            *_, watch = search(count, 0, searcher=searcher, scheduler="asha")
-            counts += watch.rows(f"{name}, {searcher}")
-            print(counts[-1], flush=True)
-    decided = []
-    for count in (round(share * count) for count in MANY):
-        for searcher in ("random", *(("tpe",) if count <= 1000 else ())):
-            decided.append(decisions(count, searcher, "asha"))
-            print(decided[-1], flush=True)
+            ("ours, in_process", here),
+        )
+    ]
+    decided = [
+        kept(work, f"{searcher} {count}", partial(decisions, count, searcher, "asha"))
+        for count, searchers in ((many[0][0], ("random", "tpe")), (many[1][0], ("random",)))
+        for searcher in searchers
+    ]
     facts = provenance()
     lines = [
         "# What a search costs beside its training",

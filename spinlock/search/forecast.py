@@ -1,9 +1,9 @@
 """What a search will spend, by playing it on recorded runs before anything is trained.
 
 In each game the study's own sampler, scheduler and guards decide, with a seed of its own. What a
-trial reports is what the recorded runs have learnt of its settings, so a sampler that learns is
-played as one: it finds better points, and more of them are let on. The first game has the study's
-own seed.
+trial reports is told by a surrogate that is fitted to the recorded runs, so a sampler that learns
+is played as one: it finds better points, and more of them are let on. The first game has the
+study's own seed.
 """
 
 import math
@@ -30,9 +30,7 @@ from spinlock.search.trainable import Trainable
 _GAMES = 30
 _TRIALS = 1500  # played in all, of long searches in fewer games
 _TREES = 60
-# By so much, in their logarithm, do two runs of nearly the same settings differ: with it the games
-# train as many epochs as real searches of both kinds did (benchmarks/dry_run.py, seeds 0 to 2).
-_APART = 0.1
+_APART = 0.1  # in the logarithm, as recorded runs of one configuration by two seeds (0.10 in both)
 
 Settings = Mapping[str, Scalar | None]
 
@@ -57,11 +55,13 @@ class Forecast:
     epochs: Range
     seconds: Range
     full: int  # epochs of training everything
-    stand: "_Stand"
+    surrogate: "_Surrogate"
 
     def pace(self, settings: Settings) -> float:
         """Seconds of an epoch of such a trial, on the machine of the recorded runs."""
-        return statistics.fmean(row["seconds"] for row in self.stand.run(settings).history.values())
+        return statistics.fmean(
+            row["seconds"] for row in self.surrogate.run(settings).history.values()
+        )
 
     def wall(self, study: Study, paces: Sequence[tuple[Settings, float]], start: float) -> Range:
         """Seconds of the search where trials of known settings took so long for an epoch.
@@ -95,7 +95,7 @@ def forecast(study: Study, trainable: Trainable, *, epochs: int) -> Forecast | N
         return None
     if not study.needed <= recorded.metrics:
         return None
-    stand = _Stand(recorded, study, trainable, epochs)
+    surrogate = _Surrogate(recorded, study, trainable, epochs)
     played: dict[str, Any] = {"warm_start": (), "storage": None}
     if isinstance(study.searcher, GP):
         played |= {"searcher": TPE(startup_trials=study.searcher.startup_trials)}
@@ -103,16 +103,16 @@ def forecast(study: Study, trainable: Trainable, *, epochs: int) -> Forecast | N
     for game in range(max(4, min(_GAMES, _TRIALS // study.trials))):
         seed = int(np.random.SeedSequence([study.seed, game]).generate_state(1)[0])
         mine = study.model_copy(update=played | {"seed": seed if game else study.seed})
-        decider = _Game(mine, epochs, stand, random.Random(seed))
+        decider = _Game(mine, epochs, surrogate, random.Random(seed))
         workers = study.resources.concurrent or study.resources.at_once_here
         outcome = simulate(decider, decider.pool, study.goals[0], workers=workers)
         spent.append(float(outcome.epochs))
         took.append(outcome.seconds)
-    return Forecast(Range.of(spent), Range.of(took), epochs * study.trials, stand)
+    return Forecast(Range.of(spent), Range.of(took), epochs * study.trials, surrogate)
 
 
-class _Stand:
-    """What a run of given settings would report, as learnt from the recorded ones.
+class _Surrogate:
+    """What a run of given settings would report, fitted to the recorded ones.
 
     Extremely randomized trees (Geurts et al., 2006) from the place of a run in the unit cube of
     the recorded space to its whole curve, of which a positive metric is taken by its logarithm. A
@@ -164,13 +164,15 @@ class _Stand:
 class _Game(Ours):
     """A search that asks its sampler; `pool` has the run of each trial that has begun."""
 
-    def __init__(self, study: Study, epochs: int, stand: _Stand, chance: random.Random) -> None:
+    def __init__(
+        self, study: Study, epochs: int, surrogate: _Surrogate, chance: random.Random
+    ) -> None:
         from spinlock.search.sampler import Sampler  # Optuna, which a forecast alone needs here
 
         super().__init__(study, epochs)
         self.pool: list[Run] = []
         self._sampler = Sampler.in_memory(self.ledger)
-        self._stand, self._chance = stand, chance
+        self._surrogate, self._chance = surrogate, chance
         self._compared = {goal.metric for goal in (*study.goals, *study.compared)}
 
     def next(self) -> int | None:
@@ -182,7 +184,7 @@ class _Game(Ours):
         number = len(self.ledger.trials)
         point = self._sampler.ask(number)
         self.ledger.apply(Suggested(time=0, trial=number, parameters=point))
-        self.pool.append(self._another(self._stand.run(point)))
+        self.pool.append(self._another(self._surrogate.run(point)))
         return number
 
     def goes_on(self, trial: int, epoch: int, metrics: Metrics, stop: Stop | None) -> bool:

@@ -60,7 +60,11 @@ def three_nodes(nodes_on_loopback: None, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def searched(
-    wanted: Study, experiment: Path, address: str | None, disturb: Callable[[], None]
+    wanted: Study,
+    experiment: Path,
+    address: str | None,
+    disturb: Callable[[], None],
+    trainable: Regression | None = None,
 ) -> None:
     """Run the search, and disturb it within the second epoch of its trial."""
     told = Future[None]()
@@ -77,7 +81,7 @@ def searched(
             told.set_exception(error)
 
     threading.Thread(target=wait, daemon=True).start()
-    run(wanted, Regression(), experiment, address=address, dashboard=False)
+    run(wanted, trainable or Regression(), experiment, address=address, dashboard=False)
     told.result(0)
 
 

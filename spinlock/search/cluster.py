@@ -14,6 +14,7 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
 """
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -186,17 +187,18 @@ def _worker_environment_here() -> dict[str, str]:
 def _room(resources: Resources, share: int) -> int:
     """How many trials of one of `share` searches the connected cluster holds at once."""
     total = ray.cluster_resources()
-    cpus = resources.workers * resources.cpus_per_worker
-    gpus = resources.workers * resources.gpus_per_worker
-    room = [total.get("CPU", 0) // cpus]
-    if gpus:
-        room.append(total.get("GPU", 0) // gpus)
-    if resources.execution == "ray_train":
-        room.append(total.get(DRIVER, 0))
-    fits = int(min(room))
+    drivers = total.get(DRIVER, 0) if resources.execution == "ray_train" else math.inf
+
+    def fitting(workers: int) -> int:
+        cpus, gpus = workers * resources.cpus_per_worker, workers * resources.gpus_per_worker
+        of_gpus = total.get("GPU", 0) // gpus if gpus else math.inf
+        return int(min(total.get("CPU", 0) // cpus, of_gpus, drivers))
+
+    fits = fitting(resources.workers) or min(1, fitting(resources.fewest))
     if fits < 1:
         raise SearchError(
-            f"no trial fits: one takes {cpus} CPUs, {gpus:g} GPUs"
+            f"no trial fits: one takes {resources.fewest * resources.cpus_per_worker} CPUs, "
+            f"{resources.fewest * resources.gpus_per_worker:g} GPUs"
             f"{f' and 1 {DRIVER}' if resources.execution == 'ray_train' else ''}, and Ray has "
             f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs and "
             f"{total.get(DRIVER, 0):g} {DRIVER}. Start the head with "

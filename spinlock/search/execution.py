@@ -206,6 +206,8 @@ def _train_group(
     trainable: Trainable, resources: Resources, storage: Path, config: dict[str, Any]
 ) -> None:
     global _group
+    if _group is not None and _group.alive and _group.outgrown:
+        _group.dismiss()
     if _group is None or not _group.alive:
         # A name of its own: Ray Train would resume by itself what the trials' checkpoints resume.
         name = f"{_experiment(config)}-{tune.get_context().get_trial_name()}-{os.getpid()}"

@@ -10,11 +10,11 @@ Both sides speak through a desk, a small actor. For every trial it carries
     whether to go on           ->
                                ...
                                <-  None: the trial has ended
+    None: the group ends       ->
 
 and so the workers wait for the verdict on an epoch before they train the next.
 """
 
-import asyncio
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -31,12 +31,15 @@ from ray.train.torch import TorchTrainer
 
 from spinlock.errors import SearchError
 from spinlock.search.checkpoints import Report
+from spinlock.search.desk import Desk, opened, sealed
 from spinlock.search.events import Sizing
 from spinlock.search.preemption import Preempted, own_node
 from spinlock.search.rendezvous import Rendezvous
 from spinlock.search.space import Resources
 
 Reports = Generator[Sizing | Report, None, None]
+Order = dict[str, Any] | bool | None
+_NEVER = 1e9  # seconds: a group is made larger between trials, by another one, not within one
 _LOOK_SECONDS = 1.0  # how often a trial that waits for a report looks whether its group lives
 
 
@@ -49,7 +52,8 @@ class Group:
     def __init__(
         self, work: Callable[..., Reports], resources: Resources, storage: Path, name: str
     ) -> None:
-        self._desk = ray.remote(num_cpus=0)(_Desk).remote(resources.workers, own_node())
+        self._resources = resources
+        self._desk = ray.remote(num_cpus=0)(Desk).remote(resources.workers, own_node())
         self._end: Future[None] = Future()
         per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
@@ -57,7 +61,10 @@ class Group:
         trainer = TorchTrainer(
             partial(_serve, work, self._desk),
             scaling_config=train.ScalingConfig(
-                num_workers=resources.workers,
+                num_workers=resources.workers
+                if resources.min_workers is None
+                else (resources.min_workers, resources.workers),
+                elastic_resize_monitor_interval_s=_NEVER,
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
@@ -80,6 +87,24 @@ class Group:
     def alive(self) -> bool:
         """Whether the group can be handed a trial."""
         return not self._end.done()
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether the group has fewer workers than asked for, and Ray has room for the others."""
+        missing = self._resources.workers - ray.get(self._desk.size.remote())
+        free = ray.available_resources()
+        return missing > 0 and all(
+            free.get(kind, 0.0) >= missing * each
+            for kind, each in (
+                ("CPU", self._resources.cpus_per_worker),
+                ("GPU", self._resources.gpus_per_worker),
+            )
+        )
+
+    def dismiss(self) -> None:
+        """End the group between two trials, and wait until its workers are gone."""
+        self._send(None)
+        self._end.result()
 
     def reports(self, configuration: dict[str, Any]) -> Reports:
         """Train a trial; closed early, the workers end it and are free for the next.
@@ -107,8 +132,8 @@ class Group:
         except BaseException as error:  # noqa: BLE001 - raised where the trial waits
             self._end.set_exception(error)
 
-    def _send(self, message: dict[str, Any] | bool) -> None:
-        ray.get(self._desk.send.remote(message))
+    def _send(self, message: Order) -> None:
+        ray.get(self._desk.send.remote(sealed(message)))
 
     def _hear(self) -> Sizing | Report | None:
         answer = self._desk.hear.remote()
@@ -122,55 +147,35 @@ class Group:
                             raise Preempted(str(failure)) from None
                     raise
                 raise SearchError("the group of Ray Train workers has ended without a reason.")
-        report: Sizing | Report | None = ray.get(answer)
+        report: Sizing | Report | None = opened(ray.get(answer))
         return report
 
 
-class _Desk:
-    """Where a trial's process and its workers leave messages for each other, in order."""
-
-    def __init__(self, workers: int, nodes: list[str]) -> None:
-        self._nodes = nodes
-        self._reports: asyncio.Queue[Sizing | Report | None] = asyncio.Queue()
-        self._orders = [asyncio.Queue[dict[str, Any] | bool]() for _ in range(workers)]
-
-    async def send(self, message: dict[str, Any] | bool) -> None:
-        for orders in self._orders:
-            orders.put_nowait(message)
-
-    async def receive(self, rank: int) -> dict[str, Any] | bool:
-        return await self._orders[rank].get()
-
-    async def arrive(self, nodes: list[str]) -> None:
-        self._nodes += nodes
-
-    async def nodes(self) -> list[str]:
-        return self._nodes
-
-    async def tell(self, report: Sizing | Report | None) -> None:
-        self._reports.put_nowait(report)
-
-    async def hear(self) -> Sizing | Report | None:
-        return await self._reports.get()
-
-
 def _serve(work: Callable[..., Reports], desk: Any) -> None:
-    rank = train.get_context().get_world_rank()
-    ray.get(desk.arrive.remote(own_node()))
+    context = train.get_context()
+    rank = context.get_world_rank()
+    ray.get(desk.arrive.remote(own_node(), context.get_world_size()))
 
     def nodes() -> list[str]:
         return list(ray.get(desk.nodes.remote()))
 
+    def ordered() -> Any:
+        return opened(ray.get(desk.receive.remote(rank)))
+
+    def tell(report: Sizing | Report | None) -> None:
+        if rank == 0:
+            ray.get(desk.tell.remote(sealed(report)))
+
     while True:
-        configuration = ray.get(desk.receive.remote(rank))
+        configuration = ordered()
+        if configuration is None:
+            return
         with closing(work(configuration, nodes, leads=rank == 0)) as reports:
             for report in reports:
                 if isinstance(report, Report):
                     # Ray Train's own account of the run; the search goes by what the desk carries.
                     train.report({"epoch": report.epoch, **report.metrics})
-                if rank == 0:
-                    ray.get(desk.tell.remote(report))
-                if not ray.get(desk.receive.remote(rank)):
+                tell(report)
+                if not ordered():
                     break
-        if rank == 0:
-            ray.get(desk.tell.remote(None))
+        tell(None)

@@ -82,6 +82,7 @@ class Resources(Config):
 
     execution: Literal["ray_train", "in_process"] = "ray_train"
     workers: int = Field(1, ge=1)
+    min_workers: int | None = Field(None, ge=1)  # with so few a trial goes on; None: with all
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0.0, ge=0)
     concurrent: int | None = Field(None, ge=1)  # None: as many as the machine has room for
@@ -101,7 +102,17 @@ class Resources(Config):
                 f"in_process trains one worker per trial, and workers is {self.workers}. "
                 "Set execution: ray_train for data parallelism"
             )
+        if self.min_workers is not None and self.min_workers >= self.workers:
+            raise ValueError(
+                f"min_workers is how many of {self.workers} workers are enough, where a machine is "
+                f"lost: fewer than that, not {self.min_workers}"
+            )
         return self
+
+    @property
+    def fewest(self) -> int:
+        """With so many workers a trial can train."""
+        return self.min_workers or self.workers
 
 
 class Rungs(Config):

@@ -36,9 +36,10 @@ def report(recorded: Recorded, name: str, *, seeds: int, size: int, jobs: int) -
     every, test = methods(chosen, guards), recorded.half("test")
     given = bench.pools(test, size, seeds)
     rows = bench.measure(every, given, recorded, jobs=jobs)
+    sound = [run for run in test if run.stop is None]
     sick = [
         [_turned(run) if i % _NAN_EVERY == 0 else run for i, run in enumerate(pool)]
-        for pool in given[: max(2, seeds // 4)]
+        for pool in bench.pools(sound, min(size, len(sound)), max(2, seeds // 4))
     ]
     sick_rows = bench.measure(every, sick, recorded, jobs=jobs)
     goal, facts = recorded.objective, provenance()
@@ -65,7 +66,8 @@ def report(recorded: Recorded, name: str, *, seeds: int, size: int, jobs: int) -
             for row in rows
         ),
         "",
-        f"{len(sick)} of the pools with every {_NAN_EVERY}th run NaN from epoch {_NAN_FROM} on:",
+        f"{len(sick)} pools of {len(sick[0])} runs that end by nothing of their own, every "
+        f"{_NAN_EVERY}th made NaN from epoch {_NAN_FROM} on:",
         "",
         "| method | epochs | NaN epochs | best found |",
         "|---|---|---|---|",

@@ -15,8 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -107,38 +105,52 @@ def _staged(uri: Uri) -> tuple[Uri, Path]:
         Path(os.environ.get("SPINLOCK_CACHE") or Path.home() / ".cache" / "spinlock"),
         "copies of what URIs name",
     )
-    if uri.pin is not None and (copy := _copy(place, uri.pin, uri.name)).exists():
-        return uri, copy
+    if uri.pin is not None and _copy(place, uri.pin, uri.name).exists():
+        return uri, _copy(place, uri.pin, uri.name)
     named = hashlib.sha256(uri.address.encode()).hexdigest()[:32]
-    note, partial = place / f"{named}.json", place / f".{named}.partial"
-    with (place / f"{named}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # held by one that copies; gone with its process
-        with _told(uri):
-            store, entries = _entries(uri)
-        seen = [[entry.name, entry.size, entry.changed] for entry in entries]
-        known = json.loads(note.read_text()) if note.is_file() else {}
-        if known.get("seen") != seen or not _copy(place, known["pin"], uri.name).exists():
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            try:
-                partial.mkdir()
-                with _told(uri):
-                    pin = _bring(store, entries, partial / uri.name)
-                copy = _copy(place, pin, uri.name)
-                copy.parent.mkdir(exist_ok=True)
-                if not copy.exists():  # the same may have come from another address
-                    (partial / uri.name).rename(copy)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-            known = {"address": uri.address, "seen": seen, "pin": pin}
-            with atomic_file(note) as beside:
-                beside.write_text(json.dumps(known))
-    pin = known["pin"]
+    try:
+        with (place / f"{named}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # held by one that copies; gone with its process
+            pin = _fetch(uri, place, named)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        told = str(error).strip().splitlines()[0].rstrip(".")
+        raise SpinlockError(
+            f"{uri.address}: cannot be copied to {place}: {told}. Check the URI, and on every node "
+            "the credentials in its environment and the room on its disk."
+        ) from None
     if uri.pin not in (None, pin):
         raise SpinlockError(
             f"{uri.address}: what stands there has changed: it is {pin}, and {uri.pin} is asked "
             "for. Put the former back, or begin anew."
         )
     return replace(uri, pin=pin), _copy(place, pin, uri.name)
+
+
+def _fetch(uri: Uri, place: Path, named: str) -> str:
+    """The pin of what stands in the store, of which there is a copy afterwards.
+
+    A note says what was seen in the store when it was copied; what looks the same is not copied
+    again.
+    """
+    note, partial = place / f"{named}.json", place / f".{named}.partial"
+    store, entries = _entries(uri)
+    seen = [[entry.name, entry.size, entry.changed] for entry in entries]
+    known = json.loads(note.read_text()) if note.is_file() else {}
+    if known.get("seen") == seen and _copy(place, known["pin"], uri.name).exists():
+        return str(known["pin"])
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        partial.mkdir()
+        pin = _bring(store, entries, partial / uri.name)
+        copy = _copy(place, pin, uri.name)
+        copy.parent.mkdir(exist_ok=True)
+        if not copy.exists():  # the same may have come from another address
+            (partial / uri.name).rename(copy)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_file(note) as beside:
+        beside.write_text(json.dumps({"address": uri.address, "seen": seen, "pin": pin}))
+    return pin
 
 
 @dataclass(frozen=True)
@@ -202,16 +214,3 @@ def _bring(store: Any, entries: list[_Entry], to: Path) -> str:
 
 def _copy(place: Path, pin: str, name: str) -> Path:
     return place / pin.removeprefix(_PIN) / name
-
-
-@contextmanager
-def _told(uri: Uri) -> Iterator[None]:
-    """What a store answers, as one sentence with the URI in it."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        told = str(error).strip().splitlines()[0].rstrip(".")
-        raise SpinlockError(
-            f"{uri.address}: cannot be copied here: {told}. Check the URI, and on every node the "
-            "credentials in its environment and the room on its disk."
-        ) from None

@@ -161,15 +161,18 @@ def test_what_cannot_be_had_is_said_and_leaves_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = put(store, "there.bin", b"there")
-    with pytest.raises(SpinlockError, match=r"bucket/none\S*: cannot be copied here: nothing"):
+    with pytest.raises(SpinlockError, match=r"bucket/none\S*: cannot be copied to .*: nothing"):
         local(located(store.uri("bucket/none.bin")))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(SpinlockError, match=r"bucket/there\.bin\S*: cannot be copied here: ") as no:
+    with pytest.raises(SpinlockError, match=r"bucket/there\.bin\S*: cannot be copied to ") as no:
         local(located(there))
     assert "wrong" not in str(no.value)
-    with pytest.raises(SpinlockError, match="unknown: cannot be copied here: "):
+    with pytest.raises(SpinlockError, match="unknown: cannot be copied to "):
         local(located("ftp://bucket/unknown"))
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"] * 3
+    monkeypatch.setenv("SPINLOCK_CACHE", "/proc/nowhere")
+    with pytest.raises(SpinlockError, match="/proc/nowhere: cannot be the directory for copies"):
+        local(located(there))
 
 
 def test_code_is_run_from_no_store(store: Store) -> None:

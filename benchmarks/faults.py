@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from fault_search import OverError, Search, full_disk, give_data, own_cluster
@@ -158,7 +158,7 @@ def main(
     ] = False,
     at_once: Annotated[int, typer.Option(min=1, help="So many searches.")] = 2,
 ) -> None:
-    told = Lock()
+    told, facts = Lock(), provenance()  # before the first row makes the checkout another
     rows = [Row(drill) for drill, *_ in DRILLS if not only or drill.__name__ in only]
     with (
         TemporaryDirectory(prefix="faults-") as scratch,
@@ -176,7 +176,7 @@ def main(
             with told:
                 print(row, flush=True)
                 if not only and not once:
-                    write(rows, seed)
+                    write(rows, seed, facts)
 
         wanted = [
             (row, 1 if once else times, needs, index)
@@ -247,8 +247,7 @@ class Row:
         )
 
 
-def write(rows: list[Row], seed: int) -> None:
-    facts = provenance()
+def write(rows: list[Row], seed: int, facts: dict[str, Any]) -> None:
     total = [sum(getattr(row, name) for row in rows) for name in ("times", "survived", "lost")]
     lines = [
         "# Fault drills",

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from hungry import DEMAND, STEP
+from ray import tune
+from ray._raylet import getproctitle, setproctitle
 from ray.exceptions import OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -18,7 +21,7 @@ from test_scheduler_rules import book, metrics, study
 from spinlock.search.book import Book
 from spinlock.search.checkpoints import Report
 from spinlock.search.events import Sizing, State
-from spinlock.search.execution import Assignment, reports
+from spinlock.search.execution import TRIAL, Assignment, _report, reports
 from spinlock.search.ledger import read_ledger
 from spinlock.search.memory_kill import MemoryKillError, is_memory_kill
 from spinlock.search.noa import NOA
@@ -212,6 +215,33 @@ def test_a_kill_is_known_from_whatever_ray_wraps_around_it() -> None:
     assert is_memory_kill(ControllerError(killed))
     assert not is_memory_kill(WorkerGroupError("", {0: ValueError("a fault of its own")}))
     assert not is_memory_kill(ray.exceptions.ActorDiedError())
+
+
+def test_a_process_is_named_after_its_trial_also_once_the_plan_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray names it after its own method whenever Tune goes on."""
+
+    def goes_on(_: object) -> None:
+        setproctitle("ray::ResourceTrainable.train")
+
+    def title() -> str:
+        return Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").decode()
+
+    def reported() -> Iterator[Report | Sizing]:
+        yield sizing()
+        seen.append(title())
+        yield Report(3, {"val/traj": 1.0})
+        seen.append(title())
+
+    seen, before = list[str](), getproctitle()
+    monkeypatch.setattr(tune, "report", goes_on)
+    try:
+        directory = str(tmp_path / "x/trials/00004")
+        _report(reported(), {"directory": directory, TRIAL: 4, "acknowledged": 2})
+    finally:
+        setproctitle(before)
+    assert seen == ["ray::x trial 4 from epoch 3 on", "ray::x trial 4 after epoch 3"]
 
 
 def memory() -> tuple[int, int]:

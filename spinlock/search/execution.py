@@ -223,14 +223,16 @@ def _work(trainable: Trainable, config: dict[str, Any], nodes: Nodes, *, leads: 
 def _report(told: Reports, config: dict[str, Any]) -> None:
     """Tell each; Tune returns when the driver has heard and judged it."""
     trial = f"ray::{_experiment(config)} trial {config[TRIAL]}"
-    setproctitle(f"{trial} from epoch {config['acknowledged'] + 1} on")
+    title = f"{trial} from epoch {config['acknowledged'] + 1} on"
+    setproctitle(title)
     with closing(told):
         for each in told:
             if isinstance(each, Sizing):
                 tune.report({_PLAN: each.model_dump_json()})
-                continue
-            tune.report(_pack(each))
-            setproctitle(f"{trial} after epoch {each.epoch}")  # Ray's own stood there meanwhile
+            else:
+                tune.report(_pack(each))
+                title = f"{trial} after epoch {each.epoch}"
+            setproctitle(title)  # Ray's own stood there meanwhile
 
 
 def _clear() -> None:

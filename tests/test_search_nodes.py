@@ -1,5 +1,6 @@
 """A search on several nodes starts only where all of them see the same files."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ def test_nodes_that_see_the_same_pass_and_those_that_do_not_are_named(
         with pytest.raises(SearchError, match=r"node \S+ \(\S+\): the problem is not the same"):
             require_shared(tmp_path, OfItsNode(), RegressionConfig(), here)
     assert not list(tmp_path.iterdir()), "the mark is taken away"
+
+
+@pytest.mark.slow
+def test_processes_of_our_own_ray_ask_its_own_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train's cleaner does. Left to look for it, it gives up where two Rays run, and what a
+    killed group held is held for ever; told of another cluster by the user, it would ask there.
+    """
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:8265")
+
+    def asked() -> str | None:
+        return os.environ.get("RAY_API_SERVER_ADDRESS")
+
+    with connect(Resources()) as found:
+        assert ray.get(ray.remote(asked).remote()) == found.dashboard
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://elsewhere:8265"
 
 
 def test_a_node_tells_what_it_does_not_see(tmp_path: Path, noa_run: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
   Ray has its own settings, and `memory_kill` what follows from it);
 - when the process of a Ray Train group's trial is killed, the group's CPUs are freed by a detached
   cleaner that asks the state API, so `ray_train` always starts the dashboard, which answers it;
+  it looks for that on the machine, and gives up where it finds two, so the address is given to it;
 - Tune ends the whole search when one report lacks a metric: that check is off, a missing
   objective is a verdict on that trial alone.
 """
@@ -16,9 +17,10 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
 import logging
 import math
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +44,7 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+_API = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes 127.0.0.1 the node's address
 _MONITOR = "RAY_memory_monitor_refresh_ms"
 
@@ -126,16 +129,42 @@ def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]
     os.environ.setdefault(_MONITOR, "0")  # whoever sets it wants it
     protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
-    return ray.init(
-        address="local",  # without it Ray joins another search's Ray on this machine
-        num_cpus=cpus,
-        resources={DRIVER: drivers},
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        runtime_env=environment,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    port = _free_port() if dashboard else None
+    with _told(None if port is None else f"http://127.0.0.1:{port}"):
+        return ray.init(
+            address="local",  # without it Ray joins another search's Ray on this machine
+            num_cpus=cpus,
+            resources={DRIVER: drivers},
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port,
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def _free_port() -> int:
+    """Where the dashboard listens: 8265, or the next port that is free."""
+    for port in range(ray_constants.DEFAULT_DASHBOARD_PORT, 2**16):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SearchError("no port of 127.0.0.1 is free for Ray's dashboard.")
+
+
+@contextmanager
+def _told(address: str | None) -> Iterator[None]:
+    """Processes that are started inside find the dashboard there, whatever this one was told."""
+    before = os.environ.pop(_API, None)
+    if address is not None:
+        os.environ[_API] = address
+    try:
+        yield
+    finally:
+        os.environ.pop(_API, None)
+        if before is not None:
+            os.environ[_API] = before
 
 
 def _join(address: str, environment: dict[str, Any]) -> Any:

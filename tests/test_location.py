@@ -21,10 +21,11 @@ from spinlock.data import open_dataset
 from spinlock.errors import ArtifactError, ConfigError, SpinlockError
 from spinlock.location import Uri, _staged, absolute, local, located, pinned
 from spinlock.search import prepare
-from spinlock.search.cluster import DRIVER
+from spinlock.search.cluster import DRIVER, connect
 from spinlock.search.noa import NOA
+from spinlock.search.nodes import require_shared
 from spinlock.search.results import ROUNDING, export
-from spinlock.search.space import Study
+from spinlock.search.space import Resources, Study
 from spinlock.search.study import run
 from spinlock.search.trainables import TRAINABLES
 from spinlock.training.config import training_config
@@ -200,17 +201,48 @@ def test_data_and_tokenizer_of_a_store_are_those_of_a_path(
     assert open_dataset(there.data.path).info.path.name == "flow.h5"
 
 
+@pytest.fixture
+def two_nodes(store: Store, nodes_on_loopback: None, tmp_path: Path) -> Iterator[str]:
+    """Two nodes of one Ray, each with a cache of its own."""
+    node = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"resources": {DRIVER: 9}})
+    cluster.add_node(num_cpus=1, env_vars={"SPINLOCK_CACHE": str(tmp_path / "its own")})
+    yield cluster.address
+    cluster.shutdown()
+
+
+def stored(store: Store, run: dict[str, Any], name: str) -> dict[str, Any]:
+    """The run, its data and its tokenizer in the bucket under this name."""
+    shutil.copytree(Path(run["tokenizer"]), store.root / "bucket" / name)
+    data = put(store, f"{name}.h5", Path(run["data"]["path"]).read_bytes())
+    return run | {"data": {"path": data}, "tokenizer": store.uri(f"bucket/{name}")}
+
+
+def brought(store: Store, name: str) -> list[int]:
+    """How often data and weights of this name were asked for."""
+    asked = "GET OBJECT Bucket: bucket Object: "
+    return [store.asked(f"{asked}{name}.h5"), store.asked(f"{asked}{name}/weights.safetensors")]
+
+
 @pytest.mark.slow
-def test_a_search_has_each_file_brought_once_to_each_of_its_nodes(
-    store: Store,
-    noa_run: dict[str, Any],
-    nodes_on_loopback: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_each_node_of_a_search_has_each_file_brought_once_before_it_begins(
+    two_nodes: str, store: Store, noa_run: dict[str, Any], tmp_path: Path
 ) -> None:
-    shutil.copytree(Path(noa_run["tokenizer"]), store.root / "bucket" / "vqvae")
-    data = put(store, "two-nodes.h5", Path(noa_run["data"]["path"]).read_bytes())
-    training = noa_run | {"data": {"path": data}, "tokenizer": store.uri("bucket/vqvae")}
+    config = training_config(stored(store, noa_run, "asked"), where="run")
+    facts = NOA().facts(config)
+    with connect(Resources(execution="in_process"), address=two_nodes):
+        require_shared(tmp_path, NOA(), config, facts)
+    assert brought(store, "asked") == [2, 2]
+    here = {path.name for path in (tmp_path / "cache").rglob("*.h5")}
+    assert here == {path.name for path in (tmp_path / "its own").rglob("*.h5")} == {"asked.h5"}
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_trials_on_two_nodes_train_on_what_was_pinned_and_the_best_is_exported(
+    two_nodes: str, store: Store, noa_run: dict[str, Any], tmp_path: Path
+) -> None:
+    training = stored(store, noa_run, "trained")
     document = {
         "name": "remote",
         "trials": 4,
@@ -221,17 +253,9 @@ def test_a_search_has_each_file_brought_once_to_each_of_its_nodes(
     study = Study.model_validate(document)
     recipes = prepare.Recipes(tmp_path / "none", tmp_path / "none", tmp_path / "artifacts")
     ready = prepare.fulfil(study, NOA(), recipes, print).study
-    node = {"num_cpus": 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"resources": {DRIVER: 9}})
-    try:
-        cluster.add_node(num_cpus=1, env_vars={"SPINLOCK_CACHE": str(tmp_path / "its own")})
-        found = run(ready, NOA(), tmp_path / "search", address=cluster.address, dashboard=False)
-    finally:
-        cluster.shutdown()
+    assert "#sha256:" in ready.training["data"]["path"]
+    found = run(ready, NOA(), tmp_path / "search", address=two_nodes, dashboard=False)
     assert found.finished
     assert all(trial.history for trial in found.ledger.trials.values())
-    assert store.asked("GET OBJECT Bucket: bucket Object: two-nodes.h5") == 2
-    assert store.asked("GET OBJECT Bucket: bucket Object: vqvae/weights.safetensors") == 2
-    shared = {path.name for path in (tmp_path / "cache").rglob("*.h5")}
-    assert shared == {path.name for path in (tmp_path / "its own").rglob("*.h5")} != set()
+    assert brought(store, "trained") == [2, 2]
     assert export(tmp_path / "search", tmp_path / "best", TRAINABLES).difference < ROUNDING

@@ -22,7 +22,6 @@ class Store:
     port: int
     environment: dict[str, str]
     log: Path
-    process: subprocess.Popen[bytes]
 
     def uri(self, path: str) -> str:
         return f"s3://{path}?endpoint_override=127.0.0.1:{self.port}&scheme=http"
@@ -49,7 +48,7 @@ def served(root: Path) -> Iterator[Store]:
     try:
         _await(port, process)
         environment = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
-        yield Store(root, port, environment, log, process)
+        yield Store(root, port, environment, log)
     finally:
         process.terminate()
         process.wait(timeout=30)

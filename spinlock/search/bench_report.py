@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def _turned(run: Run) -> Run:
         else row
         for epoch, row in run.history.items()
     }
-    return Run(run.configuration, run.seed, run.half, history, run.stop)
+    return replace(run, history=history)
 
 
 def _told(settings: dict[str, Any], kind: str) -> str:

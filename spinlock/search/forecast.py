@@ -10,7 +10,7 @@ import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,7 +154,7 @@ class _Surrogate:
             epoch: dict(zip(self._metrics, row, strict=True))
             for epoch, row in enumerate(curve.tolist(), start=1)
         }
-        return Run(near.configuration, near.seed, near.half, history)
+        return replace(near, history=history)
 
     def _place(self, settings: Settings) -> np.ndarray:
         """Where it lies in the unit cube, or beyond it; NaN where it has no place on a scale."""
@@ -199,7 +199,7 @@ class _Game(Ours):
             epoch: {k: v * factor if k in self._compared else v for k, v in row.items()}
             for epoch, row in run.history.items()
         }
-        return Run(run.configuration, run.seed, run.half, history, run.stop)
+        return replace(run, history=history)
 
 
 def _share(parameter: Parameter, value: Scalar | None) -> float:
@@ -219,4 +219,4 @@ def _paced(run: Run, epochs: int, recorded: Recorded) -> Run:
     history = {
         epoch: run.history[max(1, round(epoch * last / length))] for epoch in range(1, length + 1)
     }
-    return Run(run.configuration, run.seed, run.half, history, run.stop)
+    return replace(run, history=history)

@@ -27,9 +27,9 @@ from ray.cluster_utils import Cluster
 from spinlock.config import Config
 from spinlock.data.generate import GenerateConfig, generate
 from spinlock.errors import SpinlockError
+from spinlock.search.attempt import Assignment, reports
 from spinlock.search.book import Book
 from spinlock.search.checkpoints import newest_first, trial_directory
-from spinlock.search.execution import Assignment, reports
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.noa import NOA
 from spinlock.search.preemption import Notice

@@ -32,8 +32,9 @@ from spinlock.artifact import provenance
 from spinlock.config import Config
 from spinlock.files import atomic_file
 from spinlock.search import cluster
+from spinlock.search.attempt import Assignment, packed, reports
 from spinlock.search.checkpoints import Report
-from spinlock.search.execution import Assignment, in_process, ray_train, reports
+from spinlock.search.execution import in_process, ray_train
 from spinlock.search.preemption import Notice
 from spinlock.search.space import Objective, Resources
 
@@ -145,10 +146,13 @@ def measure(name: str, trials: int) -> str:
     with tempfile.TemporaryDirectory() as directory, cluster.connect(resources):
         storage = Path(directory)
         if name == "in_process":
-            function, needs = in_process(trainable), {"cpu": 1}
+            function, needs = in_process(packed(trainable)), {"cpu": 1}
         else:
-            make = stock if name == "stock" else ray_train
-            function = make(trainable, resources, storage / "train")
+            function = (
+                stock(trainable, resources, storage / "train")
+                if name == "stock"
+                else ray_train(packed(trainable), resources, storage / "train")
+            )
             needs = tune.PlacementGroupFactory([{cluster.DRIVER: 1}])
         configs = [
             Assignment(n, storage / f"{n}", {}, 0, (Objective(),)).pack() for n in range(trials)

@@ -15,13 +15,13 @@ from searching import Regression, RegressionConfig
 
 from spinlock.errors import SearchError
 from spinlock.search import checkpoints
+from spinlock.search.attempt import Assignment, reports
 from spinlock.search.checkpoints import (
     Report,
     checkpoint_directory,
     newest_first,
     trial_directory,
 )
-from spinlock.search.execution import Assignment, reports
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.pareto import best_epoch
 from spinlock.search.preemption import Notice

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from searching import Regression, RegressionConfig, RegressionTrainer, told, without_ray
@@ -186,6 +187,22 @@ def test_a_finished_search_is_extended_by_asking_for_more(searched: StudyResult)
         run(searched.ledger.study, Regression(), searched.experiment)
 
 
+class Looking(Regression):
+    """Tells in a file which processes of its node have loaded torch, when a trial begins."""
+
+    def __init__(self, seen: Path) -> None:
+        self.seen = seen
+
+    def build(self, config: RegressionConfig) -> RegressionTrainer:
+        raylet = psutil.Process().parent()
+        assert raylet is not None
+        with self.seen.open("a") as stream:
+            for process in raylet.children():
+                if any("libtorch_cpu" in mapped.path for mapped in process.memory_maps()):
+                    stream.write(f"{process.cmdline()[0]}\n")
+        return super().build(config)
+
+
 def test_a_ray_train_group_trains_trial_after_trial_with_the_numbers_of_one_process(
     tmp_path: Path,
 ) -> None:
@@ -204,7 +221,8 @@ def test_a_ray_train_group_trains_trial_after_trial_with_the_numbers_of_one_proc
         training={"epochs": 6, "nan_above": 0.2, **kills},
         start=start,
     )
-    trials = run(wanted, Regression(), tmp_path / "ray").ledger.trials
+    seen = tmp_path / "seen"
+    trials = run(wanted, Looking(seen), tmp_path / "ray").ledger.trials
     states = [trial.state() for trial in trials.values()]
     assert states[:3] == [State.COMPLETED, State.PRUNED, State.INFEASIBLE]
     assert [len(trial.crashes) for trial in trials.values()] == [0, 0, 0, 1]
@@ -213,3 +231,5 @@ def test_a_ray_train_group_trains_trial_after_trial_with_the_numbers_of_one_proc
     assert len(groups) == 2, "one group for the first three trials and until it dies, one after"
     undisturbed = without_ray(wanted, tmp_path / "plain")
     assert told(read_ledger(tmp_path / "ray")) == told(undisturbed)
+    loaded = {title.split(".")[0].split(" ")[0] for title in seen.read_text().splitlines()}
+    assert loaded == {"ray::RayTrainWorker"}, "what conducts a group needs no torch"

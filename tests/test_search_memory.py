@@ -18,10 +18,11 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from test_scheduler_rules import book, metrics, study
 
+from spinlock.search.attempt import Assignment, reports
 from spinlock.search.book import Book
 from spinlock.search.checkpoints import Report
 from spinlock.search.events import Sizing, State
-from spinlock.search.execution import TRIAL, Assignment, _report, reports
+from spinlock.search.execution import TRIAL, _report
 from spinlock.search.ledger import read_ledger
 from spinlock.search.memory_kill import MemoryKillError, is_memory_kill
 from spinlock.search.noa import NOA

@@ -17,10 +17,10 @@ from searching import Regression, RegressionConfig, RegressionTrainer, told, wit
 from test_searcher_optuna import agree, load
 
 from spinlock.search import checkpoints
+from spinlock.search.attempt import Assignment, reports
 from spinlock.search.checkpoints import checkpoint_directory, trial_directory
 from spinlock.search.cluster import DRIVER
 from spinlock.search.events import State, read_events
-from spinlock.search.execution import Assignment, reports
 from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.preemption import Notice, Preempted
 from spinlock.search.space import Objective, Study

@@ -10,6 +10,7 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
 - when the process of a Ray Train group's trial is killed, the group's CPUs are freed by a detached
   cleaner that asks the state API, so `ray_train` always starts the dashboard, which answers it;
   it looks for that on the machine, and gives up where it finds two, so the address is given to it;
+- it warns of many processes where a few groups of Ray Train start, which is told to be meant;
 - Tune ends the whole search when one report lacks a metric: that check is off, a missing
   objective is a verdict on that trial alone.
 """
@@ -47,6 +48,8 @@ _QUIET = {
 _API = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes 127.0.0.1 the node's address
 _MONITOR = "RAY_memory_monitor_refresh_ms"
+_MANY = "RAY_worker_maximum_startup_concurrency"  # Ray warns from four times as many processes on
+_PER_GROUP = 6
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def _prepare() -> None:
 def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]) -> Any:
     os.environ |= _LOOPBACK
     os.environ.setdefault(_MONITOR, "0")  # whoever sets it wants it
+    os.environ.setdefault(_MANY, str(_PER_GROUP * drivers))
     protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
     port = _free_port() if dashboard else None

@@ -8,165 +8,37 @@ the next, so they give the same numbers and stop at the same epochs. What differ
                  reused by the next trial; workers may be a few, on several hosts
 """
 
-import logging
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, field
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from ray import tune
+from ray import cloudpickle, tune
 from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.tune.trainable.function_trainable import wrap_function
 
-from spinlock.config import parse
-from spinlock.errors import ArtifactError, OutOfMemoryError
-from spinlock.search import checkpoints
 from spinlock.search.checkpoints import Report
-from spinlock.search.curves import Curves
 from spinlock.search.events import Sizing
 from spinlock.search.group import Group, Reports
-from spinlock.search.preemption import (
-    Nodes,
-    Notice,
-    Preempted,
-    heed_termination,
-    own_node,
-    watched,
-)
+from spinlock.search.preemption import heed_termination, own_node
 from spinlock.search.rules import Stop
-from spinlock.search.sizing import Known, Probed, Room, size
-from spinlock.search.space import Objective, Resources
-from spinlock.search.trainable import Trainable
-from spinlock.training.memory import release
+from spinlock.search.space import Resources
 
 TRIAL = "trial"
 _PLAN = "plan"
 TrialFunction = Callable[[dict[str, Any]], None]
-_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """A trial as it travels to whoever trains it. Up to `acknowledged` no epoch is told again.
-
-    It has micro-batches of at most `micro_batch` samples; None: they are planned for the `room`.
-    """
-
-    number: int
-    directory: Path
-    training: dict[str, Any]
-    acknowledged: int
-    objectives: tuple[Objective, ...]
-    attempt: int = 1
-    micro_batch: int | None = None
-    known: Known = field(default_factory=Known)
-    room: Room = field(default_factory=Room)
-
-    def pack(self) -> dict[str, Any]:
-        """As plain values, for Tune's config."""
-        return {
-            TRIAL: self.number,
-            "directory": str(self.directory),
-            "training": self.training,
-            "acknowledged": self.acknowledged,
-            "attempt": self.attempt,
-            "objectives": [objective.model_dump() for objective in self.objectives],
-            "micro_batch": self.micro_batch,
-            "known": self.known,
-            "room": self.room,
-        }
-
-    @classmethod
-    def unpack(cls, config: dict[str, Any]) -> "Assignment":
-        return cls(
-            number=config[TRIAL],
-            directory=Path(config["directory"]),
-            training=config["training"],
-            acknowledged=config["acknowledged"],
-            attempt=config["attempt"],
-            objectives=tuple(Objective(**objective) for objective in config["objectives"]),
-            micro_batch=config["micro_batch"],
-            known=config["known"],
-            room=config["room"],
-        )
+def in_process(attempt: bytes) -> Any:
+    """A Tune trainable that makes the packed `attempt` in the process that it is called in."""
+    return _for_tune(partial(_train_here, attempt))
 
 
-def reports(
-    trainable: Trainable, assignment: Assignment, notice: Notice, *, leads: bool
-) -> Reports:
-    """Train a trial from its newest sound checkpoint on; yields each epoch after it is saved.
-
-    One that begins is planned first, and its plan comes before all epochs.
-
-    Epochs that a former process trained and nobody acknowledged come first. One process of the
-    group `leads`: it alone writes. Upon a notice it saves the trial as it is, between two steps,
-    and raises Preempted.
-    """
-    _clear()
-    directory = assignment.directory
-    if notice.reason is not None:
-        raise Preempted(notice.reason)
-    with checkpoints.exclusive(directory) if leads else nullcontext():
-        config = parse(trainable.model, assignment.training, where=f"trial {assignment.number}")
-        try:
-            trainer, history = trainable.build(config), list[Report]()
-        except OutOfMemoryError as error:
-            yield Report(assignment.acknowledged + 1, {}, Stop("memory", str(error)))
-            return
-        begun = False
-        for checkpoint in checkpoints.newest_first(directory):
-            try:
-                history = checkpoints.reports_in(checkpoint)
-                trainer.restore(checkpoint / "trainer")
-                begun = True
-                break
-            except ArtifactError as error:
-                _log.warning("trial %d: %s An older one is used.", assignment.number, error)
-                trainer, history = trainable.build(config), []
-        yield from (report for report in history if report.epoch > assignment.acknowledged)
-        if history and history[-1].stop is not None:
-            return
-        if isinstance(trainer, Probed):
-            if assignment.micro_batch is not None:
-                trainer.limit_micro_batch(assignment.micro_batch)
-            elif not begun and (footprint := trainable.footprint(config)) is not None:
-                plan = size(trainer, footprint, assignment.known, assignment.room)
-                if plan is not None:
-                    yield plan
-
-        def leave_in_time(_: object) -> None:
-            if leads and notice.reason is not None:
-                checkpoints.save_midway(directory, trainer, history)
-                raise Preempted(notice.reason)
-
-        trainer.on_step = leave_in_time
-        with ExitStack() as opened:
-            curves: Curves | None = None
-            for epoch in trainer.epochs():
-                report = Report.of(epoch)
-                history.append(report)
-                if leads and (report.stop is None or report.stop.kind == "early_stopping"):
-                    checkpoints.save(directory, trainer, history, assignment.objectives)
-                if leads:
-                    curves = curves or opened.enter_context(closing(Curves(directory)))
-                    curves.report(report)
-                yield report
-                if report.stop is not None:
-                    return
-
-
-def in_process(trainable: Trainable) -> Any:
-    """A Tune trainable that trains the trial in the process that it is called in."""
-    return _for_tune(partial(_train_here, trainable))
-
-
-def ray_train(trainable: Trainable, resources: Resources, storage: Path) -> Any:
-    """Another that has the trial trained by this process's group of Ray Train workers."""
-    return _for_tune(partial(_train_group, trainable, resources, storage))
+def ray_train(attempt: bytes, resources: Resources, storage: Path) -> Any:
+    """Another that has it made by this process's group of Ray Train workers."""
+    return _for_tune(partial(_train_group, attempt, resources, storage))
 
 
 class _Trials:
@@ -195,15 +67,15 @@ def _experiment(config: dict[str, Any]) -> str:
     return Path(config["directory"]).parents[1].name
 
 
-def _train_here(trainable: Trainable, config: dict[str, Any]) -> None:
-    _report(_work(trainable, config, own_node, leads=True), config)
+def _train_here(attempt: bytes, config: dict[str, Any]) -> None:
+    _report(cloudpickle.loads(attempt)(config, own_node, leads=True), config)
 
 
 _group: Group | None = None  # of this process, kept from trial to trial
 
 
 def _train_group(
-    trainable: Trainable, resources: Resources, storage: Path, config: dict[str, Any]
+    attempt: bytes, resources: Resources, storage: Path, config: dict[str, Any]
 ) -> None:
     global _group
     if _group is not None and _group.alive and _group.outgrown:
@@ -211,13 +83,8 @@ def _train_group(
     if _group is None or not _group.alive:
         # A name of its own: Ray Train would resume by itself what the trials' checkpoints resume.
         name = f"{_experiment(config)}-{tune.get_context().get_trial_name()}-{os.getpid()}"
-        _group = Group(partial(_work, trainable), resources, storage, name)
+        _group = Group(attempt, resources, storage, name)
     _report(_group.reports(config), config)
-
-
-def _work(trainable: Trainable, config: dict[str, Any], nodes: Nodes, *, leads: bool) -> Reports:
-    with watched(nodes) if leads else nullcontext(Notice()) as notice:
-        yield from reports(trainable, Assignment.unpack(config), notice, leads=leads)
 
 
 def _report(told: Reports, config: dict[str, Any]) -> None:
@@ -233,11 +100,6 @@ def _report(told: Reports, config: dict[str, Any]) -> None:
                 tune.report(_pack(each))
                 title = f"{trial} after epoch {each.epoch}"
             setproctitle(title)  # Ray's own stood there meanwhile
-
-
-def _clear() -> None:
-    """Let go of what the trial before held: processes are reused."""
-    release(torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
 
 
 def plan_in(result: dict[str, Any]) -> Sizing | None:

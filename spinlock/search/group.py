@@ -16,7 +16,7 @@ and so the workers wait for the verdict on an epoch before they train the next.
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import train
+from ray import cloudpickle, train
 from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from typing_extensions import override
 
 from spinlock.errors import SearchError
 from spinlock.search.checkpoints import Report
@@ -43,23 +45,32 @@ _NEVER = 1e9  # seconds: a group is made larger between trials, by another one, 
 _LOOK_SECONDS = 1.0  # how often a trial that waits for a report looks whether its group lives
 
 
-class Group:
-    """Workers that each run `work(configuration, nodes, leads=rank == 0)` for every trial, in step.
+class _Trainer(DataParallelTrainer):
+    """Without the actor that shares out a Ray dataset, of which there is none."""
 
-    `nodes()` are those on which the group and this process are.
+    @override
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
+
+
+class Group:
+    """Workers that each make `attempt(configuration, nodes, leads=rank == 0)` of a trial, in step.
+
+    `nodes()` are those on which the group and this process are. The attempt is packed, and the
+    trainer below not Ray's TorchTrainer, so that neither this process nor Ray Train's controller
+    loads torch.
     """
 
-    def __init__(
-        self, work: Callable[..., Reports], resources: Resources, storage: Path, name: str
-    ) -> None:
+    def __init__(self, attempt: bytes, resources: Resources, storage: Path, name: str) -> None:
         self._resources = resources
         self._desk = ray.remote(num_cpus=0)(Desk).remote(resources.workers, own_node())
         self._end: Future[None] = Future()
         per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
-        trainer = TorchTrainer(
-            partial(_serve, work, self._desk),
+        trainer = _Trainer(
+            partial(_serve, attempt, self._desk),
             scaling_config=train.ScalingConfig(
                 num_workers=resources.workers
                 if resources.min_workers is None
@@ -68,7 +79,7 @@ class Group:
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
-            torch_config=Rendezvous(),
+            backend_config=Rendezvous(),
             run_config=train.RunConfig(
                 name=name,
                 storage_path=str(storage),
@@ -125,7 +136,7 @@ class Group:
                 raise
             self._send(True)
 
-    def _fit(self, trainer: TorchTrainer) -> None:
+    def _fit(self, trainer: _Trainer) -> None:
         try:
             trainer.fit()
             self._end.set_result(None)
@@ -151,7 +162,8 @@ class Group:
         return report
 
 
-def _serve(work: Callable[..., Reports], desk: Any) -> None:
+def _serve(packed: bytes, desk: Any) -> None:
+    attempt = cloudpickle.loads(packed)
     context = train.get_context()
     rank = context.get_world_rank()
     ray.get(desk.arrive.remote(own_node(), context.get_world_size()))
@@ -170,7 +182,7 @@ def _serve(work: Callable[..., Reports], desk: Any) -> None:
         configuration = ordered()
         if configuration is None:
             return
-        with closing(work(configuration, nodes, leads=rank == 0)) as reports:
+        with closing(attempt(configuration, nodes, leads=rank == 0)) as reports:
             for report in reports:
                 if isinstance(report, Report):
                     # Ray Train's own account of the run; the search goes by what the desk carries.

@@ -3,57 +3,82 @@
 Stock Ray Train has torch make that store, a TCPStore that listens on every interface whatever
 address it is given. Whoever reaches it may read and write the group's keys, so here it is handed a
 socket that is bound already: to loopback on a Ray of our own, to the node's address on others.
+
+Ray Train's controller loads this module, its workers run the functions. Those alone import torch.
 """
 
 import socket
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
 import ray
-import torch.distributed as dist
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from ray.train.backend import Backend, BackendConfig
 from typing_extensions import override
 
 from spinlock.search.preemption import heed_termination
 
-_store: TCPStore | None = None  # of the first worker, for as long as its process lasts
+_PATIENCE = timedelta(minutes=30)  # of a worker with the others of its group, as in Ray Train
+_PARTING_SECONDS = 30
+_store: Any = None  # of the first worker, for as long as its process lasts
 
 
-@dataclass
-class Rendezvous(TorchConfig):
-    """Ray Train's settings of a group, with the store above."""
+class Rendezvous(BackendConfig):
+    """Ray Train's settings of a group that computes with torch, with the store above."""
 
     @property
     @override
     def backend_cls(self) -> type["_Backend"]:
         return _Backend
 
-
-class _Backend(_TorchBackend):
+    @property
     @override
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def train_func_context(self) -> Any:
+        return _on_own_device
+
+
+class _Backend(Backend):
+    share_cuda_visible_devices = True  # so that NCCL's workers on a node see each other's
+
+    @override
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         size = len(worker_group)
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        backend = backend_config.backend or ("nccl" if gpus else "gloo")
         address, port = worker_group.execute_single(0, _listen, size)
-        worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(_introduce)
         worker_group.execute(heed_termination)
-        patience = timedelta(seconds=backend_config.timeout_s)
         ray.get(
             [
                 worker_group.execute_single_async(
-                    rank, _meet, backend, address, port, rank, size, patience
+                    rank, _meet, "nccl" if gpus else "gloo", address, port, rank, size
                 )
                 for rank in range(size)
             ]
         )
 
+    @override
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        leaving = worker_group.execute_async(_part)
+        ray.wait(leaving, num_returns=len(leaving), timeout=_PARTING_SECONDS)
+
+
+def _on_own_device() -> AbstractContextManager[None]:
+    from ray.train.torch.config import TorchConfigContextManager
+
+    return TorchConfigContextManager()  # type: ignore[no-any-return]
+
+
+def _introduce() -> None:
+    """Tell torch in its environment variables which worker this is."""
+    from ray.train.torch.config import _set_torch_distributed_env_vars
+
+    _set_torch_distributed_env_vars()
+
 
 def _listen(size: int) -> tuple[str, int]:
     """Open the store in this process, the first worker's; where it is."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
     global _store
     address = ray.util.get_node_ip_address()
     bound = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
@@ -66,6 +91,15 @@ def _listen(size: int) -> tuple[str, int]:
     return address, port
 
 
-def _meet(backend: str, address: str, port: int, rank: int, size: int, patience: timedelta) -> None:
+def _meet(backend: str, address: str, port: int, rank: int, size: int) -> None:
+    from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
+
     store = _store if rank == 0 else TCPStore(address, port, size, is_master=False)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+
+
+def _part() -> None:
+    from torch.distributed import destroy_process_group, is_initialized
+
+    if is_initialized():
+        destroy_process_group()

@@ -22,12 +22,13 @@ from spinlock.config import parse
 from spinlock.errors import SearchError, SpinlockError
 from spinlock.files import own_directory, refuse_foreign
 from spinlock.search import cluster, nodes, storage
+from spinlock.search.attempt import Assignment, packed
 from spinlock.search.book import Book
 from spinlock.search.causes import kept
 from spinlock.search.check import check
 from spinlock.search.checkpoints import trial_directory
 from spinlock.search.events import Prior
-from spinlock.search.execution import Assignment, in_process, ray_train
+from spinlock.search.execution import in_process, ray_train
 from spinlock.search.gauges import Gauges
 from spinlock.search.ledger import EVENTS, Ledger, Trial
 from spinlock.search.memory_kill import told_as_deaths
@@ -219,13 +220,13 @@ def _search(
 def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
     if resources.execution == "in_process":
         return tune.with_resources(
-            in_process(trainable),
+            in_process(packed(trainable)),
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     # The group's workers ask for their own CPUs; the process that starts them needs none, and
     # a fraction of one would spoil the packing of whole ones.
     return tune.with_resources(
-        ray_train(trainable, resources, tuned / "train"),
+        ray_train(packed(trainable), resources, tuned / "train"),
         tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
     )
 

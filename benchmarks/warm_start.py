@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pyarrow.parquet as pq
 import typer
 
 from spinlock.artifact import provenance
@@ -122,14 +121,12 @@ class Runs:
     @classmethod
     @cache
     def read(cls, name: str) -> "Runs":
-        path = CURVES / f"{name}.parquet"
-        recorded = read_recorded(path)
+        recorded = read_recorded(CURVES / f"{name}.parquet")
         study = Study.model_validate(json.loads(recorded.facts["study"]))
-        rows = pq.read_table(path, columns=["configuration", *(f"param/{k}" for k in study.space)])
         points = {
-            row["configuration"]: {key: row[f"param/{key}"] for key in study.space}
-            for row in rows.to_pylist()
-            if row["configuration"] < study.trials  # the others are beyond the space
+            run.configuration: run.parameters
+            for run in recorded.runs
+            if run.configuration < study.trials  # the others are beyond the space
         }
         return cls(recorded, study, points)
 

@@ -80,14 +80,9 @@ Location = Annotated[
 ]
 
 
-def absolute(location: Path | Uri) -> Path | Uri:
-    """The same from any directory."""
-    return location.resolve() if isinstance(location, Path) else location
-
-
 def pinned(location: Path | Uri) -> Path | Uri:
     """The same from any directory and, of a URI, at any time: pinned to what stands there now."""
-    return absolute(location) if isinstance(location, Path) else _staged(location)[0]
+    return location.resolve() if isinstance(location, Path) else _staged(location)[0]
 
 
 def local(location: Path | Uri) -> Path:

@@ -32,9 +32,10 @@ from spinlock.artifact import provenance
 from spinlock.config import Config
 from spinlock.files import atomic_file
 from spinlock.search import cluster
-from spinlock.search.attempt import Assignment, packed, reports
+from spinlock.search.attempt import Assignment, attempt, reports
 from spinlock.search.checkpoints import Report
 from spinlock.search.execution import in_process, ray_train
+from spinlock.search.packed import packed
 from spinlock.search.preemption import Notice
 from spinlock.search.space import Objective, Resources
 
@@ -146,12 +147,12 @@ def measure(name: str, trials: int) -> str:
     with tempfile.TemporaryDirectory() as directory, cluster.connect(resources):
         storage = Path(directory)
         if name == "in_process":
-            function, needs = in_process(packed(trainable)), {"cpu": 1}
+            function, needs = in_process(packed(partial(attempt, trainable))), {"cpu": 1}
         else:
             function = (
                 stock(trainable, resources, storage / "train")
                 if name == "stock"
-                else ray_train(packed(trainable), resources, storage / "train")
+                else ray_train(packed(partial(attempt, trainable)), resources, storage / "train")
             )
             needs = tune.PlacementGroupFactory([{cluster.DRIVER: 1}])
         configs = [

@@ -68,6 +68,19 @@ def test_a_trial_taken_up_again_equals_one_trained_straight_through(
     assert first + rest == straight
 
 
+def test_only_who_leads_a_group_removes_what_is_half_written(tmp_path: Path) -> None:
+    trial = tmp_path / "t"
+    train(assignment(trial, epochs=6), 1)
+    half = trial / "checkpoints" / ".00002.123.partial"
+    half.mkdir()
+    follower = reports(Regression(), assignment(trial, epochs=6), Notice(), leads=False)
+    next(follower)
+    assert half.exists(), "the leader may be writing it"
+    follower.close()
+    train(assignment(trial, epochs=6), 1)
+    assert not half.exists()
+
+
 @pytest.mark.parametrize("acknowledged", [0, 1, 3])
 def test_epochs_that_nobody_acknowledged_are_told_again_without_training(
     tmp_path: Path, straight: list[tuple[int, dict[str, float]]], acknowledged: int

@@ -1,16 +1,21 @@
 """Whole searches on a real Ray and a real Optuna, with a small model that is really trained."""
 
+import json
 import math
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import requests
 from searching import Regression, RegressionConfig, RegressionTrainer, told, without_ray
 from test_searcher_optuna import agree, load
 
 from spinlock import artifact
 from spinlock.errors import ArtifactError, SearchError
+from spinlock.search import cluster
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, read_ledger
 from spinlock.search.replay import replay
@@ -188,7 +193,7 @@ def test_a_finished_search_is_extended_by_asking_for_more(searched: StudyResult)
 
 
 class Looking(Regression):
-    """Tells in a file which processes of its node have loaded torch, when a trial begins."""
+    """Tells what a worker sees of its group: what has loaded torch, and Ray Train's own page."""
 
     def __init__(self, seen: Path) -> None:
         self.seen = seen
@@ -196,10 +201,16 @@ class Looking(Regression):
     def build(self, config: RegressionConfig) -> RegressionTrainer:
         raylet = psutil.Process().parent()
         assert raylet is not None
-        with self.seen.open("a") as stream:
-            for process in raylet.children():
+        loaded = []
+        for process in raylet.children():
+            with suppress(psutil.Error):  # it has just ended
                 if any("libtorch_cpu" in mapped.path for mapped in process.memory_maps()):
-                    stream.write(f"{process.cmdline()[0]}\n")
+                    loaded.append(" ".join(process.cmdline()))
+        page = f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/train/v2/runs/v1"
+        token = (Path.home() / ".ray" / "auth_token").read_text()
+        answer = requests.get(page, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        with self.seen.open("a") as stream:
+            stream.write(json.dumps([loaded, answer.json()["train_runs"]]) + "\n")
         return super().build(config)
 
 
@@ -231,5 +242,23 @@ def test_a_ray_train_group_trains_trial_after_trial_with_the_numbers_of_one_proc
     assert len(groups) == 2, "one group for the first three trials and until it dies, one after"
     undisturbed = without_ray(wanted, tmp_path / "plain")
     assert told(read_ledger(tmp_path / "ray")) == told(undisturbed)
-    loaded = {title.split(".")[0].split(" ")[0] for title in seen.read_text().splitlines()}
+    looks = [json.loads(line) for line in seen.read_text().splitlines()]
+    loaded = {title[:19] for titles, _ in looks for title in titles}
     assert loaded == {"ray::RayTrainWorker"}, "what conducts a group needs no torch"
+    (first,) = looks[0][1]
+    assert first["name"].startswith("ray-trial-00000-attempt-1")
+
+
+def test_a_group_whose_workers_cannot_meet_leaves_its_room_and_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = cluster._worker_environment_here()
+    monkeypatch.setattr(
+        cluster, "_worker_environment_here", lambda: here | {"GLOO_SOCKET_IFNAME": "absent0"}
+    )
+    wanted = study(
+        trials=1, retries=0, resources={"execution": "ray_train", "concurrent": 1}, start=[]
+    )
+    (trial,) = run(wanted, Regression(), tmp_path / "x").ledger.trials.values()
+    assert trial.verdict is not None
+    assert "absent0" in trial.verdict.sentence, "not that there was no room for a further group"

@@ -1,7 +1,9 @@
 """What stock Ray loses of a search and this one keeps, on the same losses.
 
 Four trials are sound, the fifth is NaN, and the sixth, the worst, fails once and is taken up again
-after a restart: by `Tuner.restore` there, from the log here.
+after a restart. Stock is a whole search by plain Tune, taken up by `Tuner.restore`. Ours are the
+log, the rules and the sampler of a search, taken up from the log; tests/test_faults.py and
+tests/test_resume_killed_driver.py kill whole ones.
 """
 
 import math
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -25,14 +28,14 @@ from spinlock.search.space import Resources
 
 EPOCHS = 9
 LOSSES = (4.0, 3.0, 2.0, 1.0, math.nan, 9.0)
-WORST = 5
+NAN, WORST = 4, 5
 
 
 class Search(NamedTuple):
     """How many epochs each trial trained in its last attempt, and what Optuna has of it."""
 
     epochs: dict[int, int]
-    states: dict[int, optuna.trial.TrialState]
+    states: dict[int, TrialState]
 
 
 def constant(config: dict[str, Any], once: Path) -> None:
@@ -115,11 +118,13 @@ def test_rungs_are_known_after_a_restart(stock: Search, ours: Search) -> None:
 
 @pytest.mark.slow
 def test_a_trial_that_is_not_finite_is_stopped(stock: Search, ours: Search) -> None:
-    assert stock.epochs[4] == EPOCHS
-    assert ours.epochs[4] == 1
+    assert stock.epochs[NAN] == EPOCHS
+    assert ours.epochs[NAN] == 1
 
 
 @pytest.mark.slow
 def test_optuna_hears_of_every_end(stock: Search, ours: Search) -> None:
-    assert optuna.trial.TrialState.RUNNING in stock.states.values()
-    assert optuna.trial.TrialState.RUNNING not in ours.states.values()
+    complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    assert stock.states[NAN] == TrialState.RUNNING
+    assert stock.states[WORST] == TrialState.FAIL, "though it was taken up again, and completed"
+    assert [*ours.states.values()] == [complete] * 4 + [pruned] * 2

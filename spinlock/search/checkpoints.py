@@ -102,11 +102,15 @@ def reports_in(checkpoint: Path) -> list[Report]:
         raise ArtifactError(f"{path}: missing or damaged: {error}.") from None
 
 
-def newest_first(trial: Path) -> list[Path]:
-    """Checkpoints of a trial, the newest first; what a killed writer left half is removed."""
-    root = trial / "checkpoints"
-    for partial in root.glob(".*"):
+def sweep(trial: Path) -> None:
+    """Remove what a killed writer left half. For who holds the trial: others may be writing."""
+    for partial in (trial / "checkpoints").glob(".*"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def newest_first(trial: Path) -> list[Path]:
+    """Checkpoints of a trial, the newest first."""
+    root = trial / "checkpoints"
     whole = [checkpoint_directory(trial, epoch) for epoch in _epochs(trial)]
     return sorted([*whole, *root.glob(f"*{_MIDWAY}")], reverse=True)  # 00003+ is after 00003
 

@@ -49,7 +49,7 @@ _API = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes 127.0.0.1 the node's address
 _MONITOR = "RAY_memory_monitor_refresh_ms"
 _MANY = "RAY_worker_maximum_startup_concurrency"  # Ray warns from four times as many processes on
-_PER_GROUP = 6
+_PER_WORKER = 6  # of a group of one; of larger ones there are fewer
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ def _prepare() -> None:
 def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]) -> Any:
     os.environ |= _LOOPBACK
     os.environ.setdefault(_MONITOR, "0")  # whoever sets it wants it
-    os.environ.setdefault(_MANY, str(_PER_GROUP * drivers))
     protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
     port = _free_port() if dashboard else None
-    with _told(None if port is None else f"http://127.0.0.1:{port}"):
+    many = os.environ.get(_MANY) or str(_PER_WORKER * cpus)
+    with _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}):
         return ray.init(
             address="local",  # without it Ray joins another search's Ray on this machine
             num_cpus=cpus,
@@ -158,17 +158,22 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _told(address: str | None) -> Iterator[None]:
-    """Processes that are started inside find the dashboard there, whatever this one was told."""
-    before = os.environ.pop(_API, None)
-    if address is not None:
-        os.environ[_API] = address
+def _told(words: dict[str, str | None]) -> Iterator[None]:
+    """Ray's processes that are started inside find these in their environment; None: nothing."""
+    before = {name: os.environ.get(name) for name in words}
+    _put(words)
     try:
         yield
     finally:
-        os.environ.pop(_API, None)
-        if before is not None:
-            os.environ[_API] = before
+        _put(before)
+
+
+def _put(words: dict[str, str | None]) -> None:
+    for name, word in words.items():
+        if word is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = word
 
 
 def _join(address: str, environment: dict[str, Any]) -> Any:

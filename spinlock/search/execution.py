@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle, tune
+from ray import tune
 from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.tune.trainable.function_trainable import wrap_function
 
 from spinlock.search.checkpoints import Report
 from spinlock.search.events import Sizing
 from spinlock.search.group import Group, Reports
+from spinlock.search.packed import Packed, unpacked
 from spinlock.search.preemption import heed_termination, own_node
 from spinlock.search.rules import Stop
 from spinlock.search.space import Resources
@@ -31,12 +32,12 @@ _PLAN = "plan"
 TrialFunction = Callable[[dict[str, Any]], None]
 
 
-def in_process(attempt: bytes) -> Any:
-    """A Tune trainable that makes the packed `attempt` in the process that it is called in."""
+def in_process(attempt: Packed) -> Any:
+    """A Tune trainable that makes the `attempt` in the process that it is called in."""
     return _for_tune(partial(_train_here, attempt))
 
 
-def ray_train(attempt: bytes, resources: Resources, storage: Path) -> Any:
+def ray_train(attempt: Packed, resources: Resources, storage: Path) -> Any:
     """Another that has it made by this process's group of Ray Train workers."""
     return _for_tune(partial(_train_group, attempt, resources, storage))
 
@@ -67,15 +68,15 @@ def _experiment(config: dict[str, Any]) -> str:
     return Path(config["directory"]).parents[1].name
 
 
-def _train_here(attempt: bytes, config: dict[str, Any]) -> None:
-    _report(cloudpickle.loads(attempt)(config, own_node, leads=True), config)
+def _train_here(attempt: Packed, config: dict[str, Any]) -> None:
+    _report(unpacked(attempt)(config, own_node, leads=True), config)
 
 
 _group: Group | None = None  # of this process, kept from trial to trial
 
 
 def _train_group(
-    attempt: bytes, resources: Resources, storage: Path, config: dict[str, Any]
+    attempt: Packed, resources: Resources, storage: Path, config: dict[str, Any]
 ) -> None:
     global _group
     if _group is not None and _group.alive and _group.outgrown:

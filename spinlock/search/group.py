@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import cloudpickle, train
+from ray import train
 from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -35,6 +35,7 @@ from spinlock.errors import SearchError
 from spinlock.search.checkpoints import Report
 from spinlock.search.desk import Desk, opened, sealed
 from spinlock.search.events import Sizing
+from spinlock.search.packed import Packed, unpacked
 from spinlock.search.preemption import Preempted, own_node
 from spinlock.search.rendezvous import Rendezvous
 from spinlock.search.space import Resources
@@ -62,7 +63,7 @@ class Group:
     loads torch.
     """
 
-    def __init__(self, attempt: bytes, resources: Resources, storage: Path, name: str) -> None:
+    def __init__(self, attempt: Packed, resources: Resources, storage: Path, name: str) -> None:
         self._resources = resources
         self._desk = ray.remote(num_cpus=0)(Desk).remote(resources.workers, own_node())
         self._end: Future[None] = Future()
@@ -162,8 +163,8 @@ class Group:
         return report
 
 
-def _serve(packed: bytes, desk: Any) -> None:
-    attempt = cloudpickle.loads(packed)
+def _serve(packed: Packed, desk: Any) -> None:
+    attempt = unpacked(packed)
     context = train.get_context()
     rank = context.get_world_rank()
     ray.get(desk.arrive.remote(own_node(), context.get_world_size()))

@@ -7,12 +7,14 @@ socket that is bound already: to loopback on a Ray of our own, to the node's add
 Ray Train's controller loads this module, its workers run the functions. Those alone import torch.
 """
 
+import logging
 import socket
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.train.backend import Backend, BackendConfig
 from typing_extensions import override
 
@@ -20,11 +22,16 @@ from spinlock.search.preemption import heed_termination
 
 _PATIENCE = timedelta(minutes=30)  # of a worker with the others of its group, as in Ray Train
 _PARTING_SECONDS = 30
+_log = logging.getLogger(__name__)
 _store: Any = None  # of the first worker, for as long as its process lasts
 
 
 class Rendezvous(BackendConfig):
-    """Ray Train's settings of a group that computes with torch, with the store above."""
+    """Ray Train's settings of a group that computes with torch, with the store above.
+
+    `framework` stays untold: Ray Train would ask a worker for torch's version, which is of a class
+    of torch's, so that the controller and whoever else hears it loads torch.
+    """
 
     @property
     @override
@@ -42,11 +49,20 @@ class _Backend(Backend):
 
     @override
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        try:
+            self._bring_together(worker_group)
+        except RayTaskError:
+            # Ray Train (2.60) does not end a group that has failed here: its CPUs stayed taken, and
+            # the controller's next attempt waited for them.
+            worker_group.get_worker_group_state().placement_group_handle.shutdown()
+            raise
+
+    def _bring_together(self, worker_group: Any) -> None:
         size = len(worker_group)
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        address, port = worker_group.execute_single(0, _listen, size)
-        worker_group.execute(_introduce)
+        worker_group.execute(_introduce)  # each imports torch, all at once
         worker_group.execute(heed_termination)
+        address, port = worker_group.execute_single(0, _listen, size)
         ray.get(
             [
                 worker_group.execute_single_async(
@@ -58,8 +74,10 @@ class _Backend(Backend):
 
     @override
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        leaving = worker_group.execute_async(_part)
-        ray.wait(leaving, num_returns=len(leaving), timeout=_PARTING_SECONDS)
+        try:
+            ray.get(worker_group.execute_async(_part), timeout=_PARTING_SECONDS)
+        except (RayError, TimeoutError) as error:  # of workers that end in any case
+            _log.warning("a group of workers was ended before it had parted: %s", error)
 
 
 def _on_own_device() -> AbstractContextManager[None]:

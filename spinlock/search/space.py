@@ -76,7 +76,7 @@ class Resources(Config):
     """How trials are run, and with what.
 
     `ray_train` trains each trial by a group of Ray Train workers, data parallel if they are
-    several. `in_process` trains one worker inside the trial's own process: a fifth of the memory,
+    several. `in_process` trains one worker inside the trial's own process: a third of the memory,
     the same numbers. Either way the processes are kept for the next trial.
     """
 
@@ -101,6 +101,11 @@ class Resources(Config):
             raise ValueError(
                 f"in_process trains one worker per trial, and workers is {self.workers}. "
                 "Set execution: ray_train for data parallelism"
+            )
+        if self.workers > 1 and self.gpus_per_worker % 1:
+            raise ValueError(
+                f"gpus_per_worker is {self.gpus_per_worker:g}: two workers of a trial may then be "
+                "on one GPU, which NCCL refuses. Give each of them whole ones, or set workers: 1"
             )
         if self.min_workers is not None and self.min_workers >= self.workers:
             raise ValueError(

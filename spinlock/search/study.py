@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from spinlock.config import parse
 from spinlock.errors import SearchError, SpinlockError
 from spinlock.files import own_directory, refuse_foreign
 from spinlock.search import cluster, nodes, storage
-from spinlock.search.attempt import Assignment, packed
+from spinlock.search.attempt import Assignment, attempt
 from spinlock.search.book import Book
 from spinlock.search.causes import kept
 from spinlock.search.check import check
@@ -32,6 +33,7 @@ from spinlock.search.execution import in_process, ray_train
 from spinlock.search.gauges import Gauges
 from spinlock.search.ledger import EVENTS, Ledger, Trial
 from spinlock.search.memory_kill import told_as_deaths
+from spinlock.search.packed import packed
 from spinlock.search.report import Progress
 from spinlock.search.sampler import Sampler
 from spinlock.search.scheduler import BookScheduler, StartedCallback
@@ -220,13 +222,13 @@ def _search(
 def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
     if resources.execution == "in_process":
         return tune.with_resources(
-            in_process(packed(trainable)),
+            in_process(packed(partial(attempt, trainable))),
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     # The group's workers ask for their own CPUs; the process that starts them needs none, and
     # a fraction of one would spoil the packing of whole ones.
     return tune.with_resources(
-        ray_train(packed(trainable), resources, tuned / "train"),
+        ray_train(packed(partial(attempt, trainable)), resources, tuned / "train"),
         tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
     )
 

@@ -18,10 +18,12 @@ from spinlock.errors import ArtifactError, SearchError
 from spinlock.search import cluster
 from spinlock.search.events import State
 from spinlock.search.ledger import Ledger, read_ledger
+from spinlock.search.noa import NOA
 from spinlock.search.replay import replay
 from spinlock.search.results import best, export
 from spinlock.search.space import Study
 from spinlock.search.study import StudyResult, run
+from spinlock.training.config import training_config
 
 pytestmark = pytest.mark.slow
 
@@ -262,3 +264,33 @@ def test_a_group_whose_workers_cannot_meet_leaves_its_room_and_the_reason(
     (trial,) = run(wanted, Regression(), tmp_path / "x").ledger.trials.values()
     assert trial.verdict is not None
     assert "absent0" in trial.verdict.sentence, "not that there was no room for a further group"
+
+
+def test_two_ray_train_workers_train_a_noa_to_the_metrics_of_one(
+    tmp_path: Path, tiny_data: Path, tiny_tokenizer: Path
+) -> None:
+    """At the same effective batch, of which each worker has a half."""
+    wanted = Study.model_validate(
+        {
+            "name": "halves",
+            "trials": 1,
+            "resources": {"workers": 2, "concurrent": 1},
+            "searcher": {"kind": "random"},
+            "training": {
+                "data": {"path": str(tiny_data)},
+                "tokenizer": str(tiny_tokenizer),
+                "epochs": 2,
+                "rollout": {"timesteps": 8},
+                "model": {"base_channels": 4, "encoder_levels": 1, "modes": 4, "afno_blocks": 1},
+            },
+            "space": {"batch_size": {"choice": [4]}},
+        }
+    )
+    result = run(wanted, NOA(), tmp_path / "x")
+    (trial,) = result.ledger.trials.values()
+    assert trial.state() == State.COMPLETED, trial.verdict
+    straight = NOA().build(training_config(wanted.configuration(trial.parameters), where="x"))
+    for epoch in straight.epochs():
+        for name, value in epoch.metrics.items():
+            if name.startswith(("train/", "val/")):
+                assert trial.history[epoch.epoch][name] == pytest.approx(value, rel=1e-3), name

@@ -5,15 +5,17 @@
 Trials that sleep through their epochs, so that all else is overhead: a search's wall time over the
 training that it did, for trials of 20 s and of 200 s. Then thousands of trials whose losses come
 out of a formula: trials per second, and the driver's CPU time and memory over time. Ours with both
-executions, and plain Tune with its ASHA and OptunaSearch, one after the other, each on a Ray of its
-own. Last our decisions alone, without Ray, at so many trials. Takes an hour; --share makes lengths
-and counts smaller, and rows that stand in --work are not measured again. Writes
-benchmarks/results/overhead.md.
+executions, and plain Tune with its ASHA and OptunaSearch, one after the other, each in a process
+and on a Ray of its own. Last our decisions alone, without Ray, at so many trials. Takes an hour;
+--share makes lengths and counts smaller, and rows that stand in --work are not measured again.
+Writes benchmarks/results/overhead.md.
 """
 
 import math
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -131,11 +133,12 @@ class Watch:
             self.seen.append((trials, now, cpu, memory))
 
     def row(self, name: str) -> str:
-        """Trials/s and CPU of the first and of the last tenth, memory at both."""
-        (n0, t0, c0, m0), *_, (n1, t1, c1, _), (n2, t2, c2, m2) = self.seen
+        """Trials/s and CPU of the second and of the last tenth, and memory at each."""
+        (n0, t0, c0, _), (n1, t1, c1, _), *_, (n8, t8, c8, _), (n9, t9, c9, _) = self.seen
         return (
-            f"| {name} | {n2} | {n2 / t2:.1f} | {n0 / t0:.1f} | {(n2 - n1) / (t2 - t1):.1f} | "
-            f"{1000 * c0 / n0:.1f} | {1000 * (c2 - c1) / (n2 - n1):.1f} | {m0:.0f} | {m2:.0f} |"
+            f"| {name} | {n9} | {n9 / t9:.0f} | {(n1 - n0) / (t1 - t0):.0f} | "
+            f"{(n9 - n8) / (t9 - t8):.0f} | {1000 * (c1 - c0) / (n1 - n0):.1f} | "
+            f"{1000 * (c9 - c8) / (n9 - n8):.1f} | {' '.join(f'{m:.0f}' for *_, m in self.seen)} |"
         )
 
 
@@ -258,17 +261,6 @@ def decisions(trials: int, searcher: str, scheduler: str) -> str:
     return f"| {searcher}, {scheduler} | {trials} | {' | '.join(each)} |"
 
 
-def kept(work: Path, name: str, measure: Callable[[], str]) -> str:
-    """A row of a table, measured if it does not stand in `work` yet."""
-    path = work / f"{name.replace(' ', '-').replace(',', '')}.txt"
-    if not path.exists():
-        row = measure()
-        with atomic_file(path) as beside:
-            beside.write_text(row, encoding="utf-8")
-    print(path.read_text(encoding="utf-8"), flush=True)
-    return path.read_text(encoding="utf-8")
-
-
 def stretched(name: str, search: Callable[..., Any], length: float) -> str:
     wall, trained, _ = search(TRIALS, length, searcher="tpe", scheduler="none")
     over = wall * CONCURRENT / trained - 1
@@ -280,36 +272,52 @@ def counted(name: str, search: Callable[..., Any], count: int, searcher: str) ->
     return watch.row(f"{name}, {searcher}")
 
 
-def main(
-    work: Annotated[Path, typer.Option(help="Where finished rows are kept.")],
-    share: Annotated[float, typer.Option(help="Of lengths and counts.")] = 1.0,
-) -> None:
-    work.mkdir(parents=True, exist_ok=True)
-    here = partial(ours, execution="in_process")
-    rows = [
-        kept(work, f"{name} {length:g} s", partial(stretched, name, search, length))
-        for length in (share * length for length in LENGTHS)
+def tables(share: float) -> list[dict[str, Callable[[], str]]]:
+    """The rows of each table by their names, each with what measures it."""
+    plain, here = partial(stock, reuse=False), partial(ours, execution="in_process")
+    reused = partial(stock, reuse=True)
+    long = {
+        f"{name} {share * length:g} s": partial(stretched, name, search, share * length)
+        for length in LENGTHS
         for name, search in (
-            ("plain Tune", partial(stock, reuse=False)),
+            ("plain Tune", plain),
             ("ours, ray_train", partial(ours, execution="ray_train")),
             ("ours, in_process", here),
         )
-    ]
-    # TPE's own time grows with the trials
-    many = [(round(share * count), "tpe" if count <= 1000 else "random") for count in MANY]
-    counts = [
-        kept(work, f"{name} {count}", partial(counted, name, search, count, searcher))
-        for count, searcher in many
-        for name, search in (
-            ("plain Tune, processes reused", partial(stock, reuse=True)),
-            ("ours, in_process", here),
-        )
-    ]
-    decided = [
-        kept(work, f"{searcher} {count}", partial(decisions, count, searcher, "asha"))
-        for count, searchers in ((many[0][0], ("random", "tpe")), (many[1][0], ("random",)))
-        for searcher in searchers
-    ]
+    }
+    few, many = (round(share * count) for count in MANY)
+    counts = {
+        f"{name} {count}": partial(counted, name, search, count, searcher)
+        for count, searcher in ((few, "tpe"), (many, "random"))  # TPE's time grows with the trials
+        for name, search in (("plain Tune, processes reused", reused), ("ours, in_process", here))
+    }
+    decided = {
+        f"{searcher} {count}": partial(decisions, count, searcher, "asha")
+        for count, searcher in ((few, "random"), (few, "tpe"), (many, "random"))
+    }
+    return [long, counts, decided]
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Where finished rows are kept.")],
+    share: Annotated[float, typer.Option(help="Of lengths and counts.")] = 1.0,
+    only: Annotated[str | None, typer.Option(help="Measure one row, by its name.")] = None,
+) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    wanted = tables(share)
+    measured = {name: measure for table in wanted for name, measure in table.items()}
+    if only is not None:
+        with atomic_file(work / f"{only}.txt") as beside:
+            beside.write_text(measured[only](), encoding="utf-8")
+        return
+    for name in measured:
+        if not (work / f"{name}.txt").exists():  # in a process that no other search has changed
+            again = [sys.executable, __file__, "--work", str(work), "--share", str(share)]
+            subprocess.run([*again, "--only", name], check=True)
+        print((work / f"{name}.txt").read_text(encoding="utf-8"), flush=True)
+    rows, counts, decided = (
+        [(work / f"{name}.txt").read_text(encoding="utf-8") for name in table] for table in wanted
+    )
     facts = provenance()
     lines = [
         "# What a search costs beside its training",
@@ -325,12 +333,13 @@ def main(
         "|---|---|---|---|---|",
         *rows,
         "",
-        f"Trials of {EPOCHS} epochs out of a formula, {CONCURRENT} at a time, ASHA. First and last "
-        "are the first and the last tenth of the trials; CPU and memory are the driver's. Ours "
-        "writes every epoch to disk before it counts, and a checkpoint; plain Tune neither.",
+        f"Trials of {EPOCHS} epochs out of a formula, {CONCURRENT} at a time, ASHA. Early and late "
+        "are the second and the last tenth of the trials; CPU and memory are the driver's. Ours "
+        "has every epoch on disk before it counts, and a checkpoint of it, and Optuna's journal; "
+        "plain Tune the files of its own loggers, its snapshots, and Optuna in memory.",
         "",
-        "| | trials | trials/s | first | last | CPU ms a trial, first | last | MiB, first | last |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | trials | trials/s | early | late | CPU ms a trial, early | late | MiB at each tenth |",
+        "|---|---|---|---|---|---|---|---|",
         *counts,
         "",
         "Our decisions alone, ms a trial over the last tenth of so many: to ask the sampler, to "

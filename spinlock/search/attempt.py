@@ -45,12 +45,15 @@ class Assignment:
 
     def pack(self) -> dict[str, Any]:
         """As plain values, for Tune's config."""
-        plain: dict[str, Any] = TypeAdapter(Assignment).dump_python(self)
+        plain: dict[str, Any] = _PLAIN.dump_python(self)
         return plain | {TRIAL: self.number}
 
     @classmethod
     def unpack(cls, config: dict[str, Any]) -> "Assignment":
-        return TypeAdapter(Assignment).validate_python(config)
+        return _PLAIN.validate_python(config)
+
+
+_PLAIN = TypeAdapter(Assignment)
 
 
 def attempt(trainable: Trainable, config: dict[str, Any], nodes: Nodes, *, leads: bool) -> Reports:

@@ -30,6 +30,7 @@ from spinlock.errors import SpinlockError
 from spinlock.search.attempt import Assignment, reports
 from spinlock.search.book import Book
 from spinlock.search.checkpoints import newest_first, trial_directory
+from spinlock.search.cluster import DRIVER
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.noa import NOA
 from spinlock.search.preemption import Notice
@@ -189,9 +190,8 @@ def own_cluster(wanted: bool) -> Iterator[Cluster | None]:
         yield None
         return
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read at the import
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-    )
+    head = {"num_cpus": 0, "include_dashboard": False, "resources": {DRIVER: 8}}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1)
@@ -223,7 +223,7 @@ class Search:
         self._moments, self._cluster = moments, cluster
         self._drive = drive_alone if needs == "alone" else drive
         self._kept = b""  # the whole lines of the log at the last fault
-        execution = "ray_train" if needs == "ray_train" else "in_process"
+        execution = "ray_train" if "ray_train" in needs else "in_process"
         resources = {"execution": execution, "concurrent": concurrent}
         retries = 1 if needs in ("disk", "trials") else STUDY["retries"]
         self.database = place / "optuna.db" if needs == "database" else None
@@ -313,10 +313,16 @@ class Search:
         self._check()
         self.start()
 
-    def lose_node(self) -> None:
+    def lose_node(self, process: int) -> None:
+        """The one on which this process trains."""
+        raylet = psutil.Process(process).ppid()
         self._fault()
-        nodes = [node for node in self._cluster.list_all_nodes() if not node.head]
-        self._cluster.remove_node(self._moments.choice(nodes), allow_graceful=False)
+        (node,) = (
+            node
+            for node in self._cluster.list_all_nodes()
+            if node.all_processes["raylet"][0].process.pid == raylet
+        )
+        self._cluster.remove_node(node, allow_graceful=False)
         self._cluster.add_node(num_cpus=1)
 
     def fill(self, disk: Path) -> None:

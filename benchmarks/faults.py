@@ -84,8 +84,12 @@ def driver_while_saving(search: Search, times: int) -> None:
 def node(search: Search, times: int) -> None:
     """A node of the cluster lost with all that runs on it; another one joins."""
     for _ in range(times):
-        search.training()
-        search.lose_node()
+        search.lose_node(search.training())
+
+
+def train_node(search: Search, times: int) -> None:
+    """The node of a Ray Train group's worker lost; another one joins."""
+    node(search, times)
 
 
 def checkpoint(search: Search, times: int) -> None:
@@ -135,6 +139,7 @@ def no_database(search: Search, times: int) -> None:
 DRILLS: tuple[tuple[Drill, int, int, str], ...] = (
     (driver_alone, 4, 8, "alone"),
     (node, 1, 4, "nodes"),
+    (train_node, 1, 2, "ray_train nodes"),
     (driver, 1, 5, ""),
     (trial_process, 1, 5, ""),
     (checkpoint, 1, 4, ""),
@@ -170,7 +175,7 @@ def main(
             place = Path(scratch) / f"{row.name}-{index}"
             moments = random.Random(f"{seed} {place.name}")
             size = {"trials": 4, "concurrent": 1} if once else {"trials": 8, "concurrent": 2}
-            if needs == "ray_train":
+            if "ray_train" in needs:
                 size["concurrent"] = 1  # each has three processes
             row.add(run(row.drill, times, needs, place, moments, size))
             with told:
@@ -185,9 +190,9 @@ def main(
             if drill is row.drill
             for index in range(1 if once else searches)
         ]
-        begun = [together.submit(one, *each) for each in wanted if each[2] != "nodes"]
+        begun = [together.submit(one, *each) for each in wanted if "nodes" not in each[2]]
         for each in wanted:
-            if each[2] == "nodes":  # which Ray starts from a main thread alone
+            if "nodes" in each[2]:  # which Ray starts from a main thread alone
                 one(*each)
         for search in begun:
             search.result()
@@ -207,7 +212,7 @@ def run(
     place.mkdir()
     (place / "data.h5").symlink_to(place.parent / "data.h5")
     disk = {"disk": place / "x", "trials": place / "x" / "trials"}.get(needs)
-    with full_disk(disk), own_cluster(needs == "nodes") as cluster:
+    with full_disk(disk), own_cluster("nodes" in needs) as cluster:
         search = Search(place, moments, needs, cluster, **size)
         try:
             search.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = Path(__file__).parents[1] / "benchmarks" / "faults.py"
-FAULTS = ["driver_alone", "trial_process", "checkpoint", "database"]
+FAULTS = ["driver_alone", "trial_process", "checkpoint", "database", "node"]
 
 
 @pytest.mark.slow

@@ -118,19 +118,6 @@ def test_a_spared_trial_is_never_pruned_and_raises_the_bar_like_any_other(tmp_pa
     assert found.ledger.rungs[1] == {1: (0.2,), 0: (9.0,), 2: (8.0,)}
 
 
-def test_a_warm_search_spares_the_best_earlier_point_alone() -> None:
-    asha, start = {"kind": "asha"}, [{"optimizer.lr": 0.02}]
-    warm = {"warm_start": ["earlier"], "searcher": {"kind": "tpe"}, "start": start}
-    for wanted, spared in (
-        (study(scheduler=asha, start=start), []),
-        (study(scheduler=asha, **warm), [1]),
-        (study(scheduler=asha | {"spare": 0}, **warm), []),
-        (study(scheduler=asha | {"spare": 2}, **warm), [0, 1]),
-        (study(scheduler={"kind": "none"}, **warm), []),
-    ):
-        assert [number for number in range(4) if wanted.spares(number)] == spared
-
-
 def test_a_rung_between_two_reports_is_compared_at_the_later(tmp_path: Path) -> None:
     found = book(tmp_path, reporting=[2, 4, 6, 8, 9])
     for number, (second, fourth) in enumerate([(1.0, 0.3), (0.9, 0.4), (0.8, 0.5)]):

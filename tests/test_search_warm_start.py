@@ -216,6 +216,26 @@ def test_a_best_point_that_is_a_start_point_is_tried_once(past: Path, tmp_path: 
     assert suggestions(found)[0] == best.parameters != suggestions(found)[1]
 
 
+@pytest.mark.parametrize(
+    ("spare", "place", "to_its_end"),
+    [(None, 1, {1}), (None, 0, {0}), (0, 1, set()), (2, 1, {0, 1})],
+)
+def test_the_best_earlier_point_alone_runs_to_its_end_wherever_it_comes(
+    past: Path, tmp_path: Path, spare: int | None, place: int, to_its_end: set[int]
+) -> None:
+    """At `place` 1 it comes after the start point, at 0 it is the start point."""
+    found, _ = begun(tmp_path / "known", wanted(past))
+    best = tried_first(found.ledger)[0].parameters
+    start = [{"optimizer.lr": 0.01, "loss.lambda_commit": 0.5} if place else best]
+    asha = {"kind": "asha", "spare": spare}
+    found, sampler = begun(tmp_path / "warm", wanted(past, start=start, scheduler=asha))
+    for number in range(4):
+        assert (found.suggested(sampler.ask(number)).parameters == best) == (number == place)
+    assert found.report(3, 1, metrics(0.1), None) is None
+    stopped = {n for n in range(3) if found.report(n, 1, metrics(9.0), None) is not None}
+    assert stopped == {0, 1, 2} - to_its_end
+
+
 def test_several_searches_are_told_together_and_each_must_tell_something(
     past: Path, tmp_path: Path
 ) -> None:

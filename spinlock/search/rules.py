@@ -13,6 +13,7 @@ import numpy as np
 
 from spinlock.search.events import State, Verdict
 from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ranking import best_priors
 from spinlock.search.space import ASHA, Objective
 
 
@@ -95,12 +96,22 @@ def judge(
         return done
     if isinstance(study.scheduler, ASHA) and study.compared:
         rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
-        if rung is not None and not study.spares(trial.number):
+        if rung is not None and not _runs_to_its_end(ledger, study.scheduler, trial):
             (goal,) = study.compared
             before = [value for (value,) in ledger.rungs.get(rung, {}).values()]
             value = metrics[goal.metric]
             return _compare(goal, study.scheduler, before, value, at | {"rung": rung})
     return None
+
+
+def _runs_to_its_end(ledger: Ledger, asha: ASHA, trial: Trial) -> bool:
+    """Whether this trial shows what is possible: one of the first, or the best earlier point."""
+    if asha.spare is not None:
+        return trial.number < asha.spare
+    if trial.number > len(ledger.study.start):  # that point is a start point, or right after them
+        return False
+    best = next(best_priors(ledger), None)
+    return best is not None and trial.parameters == best.parameters
 
 
 def give_up(trial: Trial, *, retries: int) -> Verdict | None:

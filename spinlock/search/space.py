@@ -267,13 +267,6 @@ class Study(Config):
             raise ValueError(fault)
         return self
 
-    def spares(self, number: int) -> bool:
-        """Whether ASHA lets this trial to its end, however it compares."""
-        spare = self.scheduler.spare if isinstance(self.scheduler, ASHA) else 0
-        if spare is None:  # the best earlier trial's point comes right after the start points
-            return bool(self.warm_start) and number == len(self.start)
-        return number < spare
-
     @property
     def goals(self) -> tuple[Objective, ...]:
         """The objectives, one or several."""

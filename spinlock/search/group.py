@@ -1,6 +1,6 @@
 """A group of Ray Train workers that trains one trial after another.
 
-To start a group takes five processes and 10 to 25 s on two cores; to hand it the next trial takes
+To start a group takes five processes and 9 s on two idle cores; to hand it the next trial takes
 milliseconds. So a trial's process keeps its group, and Tune keeps the process for the next trial.
 
 Both sides speak through a desk, a small actor. For every trial it carries

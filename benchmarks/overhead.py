@@ -307,24 +307,25 @@ def main(
     wanted = tables(share)
     measured = {name: measure for table in wanted for name, measure in table.items()}
     if only is not None:
+        commit = provenance()["commit"]
         with atomic_file(work / f"{only}.txt") as beside:
-            beside.write_text(measured[only](), encoding="utf-8")
+            beside.write_text(f"{commit}\n{measured[only]()}", encoding="utf-8")
         return
     for name in measured:
         if not (work / f"{name}.txt").exists():  # in a process that no other search has changed
             again = [sys.executable, __file__, "--work", str(work), "--share", str(share)]
             subprocess.run([*again, "--only", name], check=True)
         print((work / f"{name}.txt").read_text(encoding="utf-8"), flush=True)
-    rows, counts, decided = (
-        [(work / f"{name}.txt").read_text(encoding="utf-8") for name in table] for table in wanted
-    )
-    facts = provenance()
+    pages = [[(work / f"{name}.txt").read_text().split("\n") for name in t] for t in wanted]
+    commits = [", ".join(dict.fromkeys(commit for commit, _ in page)) for page in pages]
+    rows, counts, decided = ([row for _, row in page] for page in pages)
     lines = [
         "# What a search costs beside its training",
         "",
-        f"Made by `python benchmarks/overhead.py`, commit {facts['commit']}, "
-        f"{facts['created'][:10]}, on {platform.machine()}, {os.cpu_count()} cores, load average "
-        f"{os.getloadavg()[0]:.0f} at the end, Ray {ray.__version__}.",
+        f"Made by `python benchmarks/overhead.py`, {provenance()['created'][:10]}, on "
+        f"{platform.machine()}, {os.cpu_count()} cores, Ray {ray.__version__}. Rows are measured "
+        f"one by one: those of the first table at commit {commits[0]}, of the second at "
+        f"{commits[1]}, of the third at {commits[2]}.",
         "",
         f"{TRIALS} trials of {EPOCHS} epochs that sleep, {CONCURRENT} at a time; the start of Ray "
         "is part of the wall time. More is what the wall time, times two, exceeds the training by.",

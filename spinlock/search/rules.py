@@ -6,8 +6,9 @@ same verdicts.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -98,7 +99,8 @@ def judge(
         rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
         if rung is not None and not _runs_to_its_end(ledger, study.scheduler, trial):
             (goal,) = study.compared
-            before = [value for (value,) in ledger.rungs.get(rung, {}).values()]
+            came = chain.from_iterable(ledger.rungs.get(rung, {}).values())
+            before = np.fromiter(came, float)
             value = metrics[goal.metric]
             return _compare(goal, study.scheduler, before, value, at | {"rung": rung})
     return None
@@ -151,15 +153,15 @@ def _completed(epoch: int, stop: Stop | None, *, epochs: int) -> Verdict | None:
 def _compare(
     objective: Objective,
     asha: ASHA,
-    before: Sequence[float],
+    before: np.ndarray,
     value: float,
     at: Mapping[str, float],
 ) -> Verdict | None:
     """ASHA at a rung: stop unless among the best 1/factor of those that came `before`."""
-    if not before:
+    if not len(before):
         return None
     # As rewards, larger being better: Ray's own arithmetic, equal to the last bit.
-    rewards = [-objective.cost(other) for other in before]
+    rewards = before if objective.mode == "max" else -before
     cut = objective.cost(-float(np.percentile(rewards, (1 - 1 / asha.reduction_factor) * 100)))
     if not objective.better(cut, value):
         return None

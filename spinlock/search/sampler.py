@@ -61,6 +61,7 @@ class Sampler:
         self._settings = settings = ledger.study
         self._order = ordered(settings.space)
         self._rules = sorted({"nonfinite", "memory", "invalid", *(g.kind for g in settings.guards)})
+        self._begun = 0  # trials of the study: those of the log, and perhaps one more
         self._open: dict[int, OptunaTrial] = {}
         self._told: dict[int, int] = {}  # the last epoch reported, by trial
         self._paused: set[int] = set()
@@ -129,32 +130,34 @@ class Sampler:
     def _ask(self, number: int) -> dict[str, Scalar]:
         seed = np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0]
         self.study.sampler = sampler_of(self._settings, int(seed))
-        waiting = self.study.get_trials(deepcopy=False)
-        if number < len(waiting) and waiting[number].state == TrialState.RUNNING:
-            # Asked for by a driver that was killed before the trial stood in the log.
-            trial = OptunaTrial(self.study, waiting[number]._trial_id)
-        else:
-            if number == len(waiting):
-                point = self._point(number, waiting)
-                if point is not None:
-                    self.study.enqueue_trial(point)
+        trial = self._left_behind() if number < self._begun else None
+        if trial is None:
+            if number >= self._begun and (point := self._point(number)) is not None:
+                self.study.enqueue_trial(point)
             trial = self.study.ask()
         parameters = self._suggested(trial)
         if trial.number != number:
             raise RuntimeError(f"Optuna began trial {trial.number} where {number} was due")
+        self._begun = max(self._begun, number + 1)
         self._open[number] = trial
         return parameters
 
-    def _point(self, number: int, trials: list[FrozenTrial]) -> dict[str, Scalar] | None:
+    def _left_behind(self) -> OptunaTrial | None:
+        """What a driver has asked for that was killed before the trial stood in the log."""
+        last = self.study.get_trials(deepcopy=False)[-1]
+        running = last.state == TrialState.RUNNING  # else it waits to be asked for
+        return OptunaTrial(self.study, last._trial_id) if running else None
+
+    def _point(self, number: int) -> dict[str, Scalar] | None:
         """What is known of a point before the study is asked for the rest of it; None: nothing."""
         start, searcher = self._settings.start, self._settings.searcher
         aside = self._settings.conditional and isinstance(searcher, TPE | GP)
         if number < len(start):
-            return self._beside(trials, start[number]) if aside else start[number]
+            return self._beside(start[number]) if aside else start[number]
         planned = self._planned(number)
         learns = not isinstance(searcher, Random) and (self._paused or self._ledger.priors)
         if planned is None and (aside or learns):
-            return self._beside(trials, None)
+            return self._beside(None)
         return planned
 
     def _planned(self, number: int) -> dict[str, Scalar] | None:
@@ -168,9 +171,7 @@ class Sampler:
             return evolution.draw(self._settings.searcher, self._ledger, number)
         return self._settings.planned(number)
 
-    def _beside(
-        self, trials: list[FrozenTrial], given: dict[str, Scalar] | None
-    ) -> dict[str, Scalar]:
+    def _beside(self, given: dict[str, Scalar] | None) -> dict[str, Scalar]:
         """The sampler's point from a study beside, with what is `given` of it.
 
         Trials of earlier searches are no trials of this one, and stand there alone.
@@ -188,7 +189,7 @@ class Sampler:
             self._elsewhere.append(self._told_elsewhere(prior))
         for told in self._elsewhere:
             study.add_trial(told)
-        for trial in trials:
+        for trial in self.study.get_trials(deepcopy=False):
             told = copy.copy(trial)
             if trial.number in self._paused:
                 told.state, told.datetime_complete = TrialState.PRUNED, trial.datetime_start
@@ -286,7 +287,7 @@ class Sampler:
         return told
 
     def _constrain(self, mine: OptunaTrial, *, violated: str | None, trial: Trial) -> None:
-        known = self.study.get_trials(deepcopy=False)[mine.number].constraints
+        known = mine.constraints
         for name, value in self._constraints(trial, violated).items():
             if name not in known:  # else by a driver that was killed in the middle of telling
                 mine.set_constraint(name, value)
@@ -294,6 +295,7 @@ class Sampler:
     def _mend(self) -> None:
         """Enter what the log knows and the study does not."""
         known = self.study.get_trials(deepcopy=False)
+        self._begun = max(len(known), len(self._ledger.trials))
         for number, trial in sorted(self._ledger.trials.items()):
             if number >= len(known):
                 self.study.enqueue_trial(trial.parameters)

@@ -26,6 +26,13 @@ class BookScheduler(FIFOScheduler):
         self._book = book
 
     @override
+    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
+        """Of those that have not ended: Tune looks through all that ever were, at each step."""
+        live = tune_controller.get_live_trials()
+        waiting = [trial for trial in live if trial.status == TuneTrial.PENDING]
+        return min(waiting, key=lambda trial: int(trial.config[TRIAL]), default=None)
+
+    @override
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:

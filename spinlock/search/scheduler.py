@@ -55,6 +55,7 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
+        _forget(trial)
         trial_ = self._book.ledger.trials[int(trial.config[TRIAL])]
         if trial_.paused is not None:
             return
@@ -62,6 +63,7 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        _forget(trial)
         number, error = int(trial.config[TRIAL]), error_of(trial)
         sentence = _sentence(error)
         if trial.run_metadata.num_failures == 0:  # Tune's word for a preemption, noticed or not
@@ -87,6 +89,12 @@ class StartedCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_book": None}
+
+
+def _forget(trial: TuneTrial) -> None:
+    """Drop Tune's own statistics, half of what each trial took of the driver's memory for good."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
 
 
 def _sentence(error: BaseException) -> str:

@@ -26,10 +26,10 @@ from ray.cluster_utils import Cluster
 
 from spinlock.config import Config
 from spinlock.data.generate import GenerateConfig, generate
-from spinlock.errors import SpinlockError
+from spinlock.errors import ArtifactError, SpinlockError
 from spinlock.search.attempt import Assignment, reports
 from spinlock.search.book import Book
-from spinlock.search.checkpoints import newest_first, trial_directory
+from spinlock.search.checkpoints import newest_first, reports_in, trial_directory
 from spinlock.search.cluster import DRIVER
 from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
 from spinlock.search.noa import NOA
@@ -200,6 +200,14 @@ def own_cluster(wanted: bool) -> Iterator[Cluster | None]:
         cluster.shutdown()
 
 
+def _sound(checkpoint: Path) -> bool:
+    try:
+        reports_in(checkpoint)
+    except ArtifactError:
+        return False
+    return True
+
+
 class OverError(Exception):
     """The driver has ended before what was waited for."""
 
@@ -345,10 +353,10 @@ class Search:
         self.start()
 
     def damage(self) -> None:
-        """Hurt the newest checkpoint of each unfinished trial that has more than one."""
+        """Hurt the newest checkpoint of each unfinished trial that has another, and a sound one."""
         for trial in read_ledger(self.experiment).unfinished:
             found = newest_first(self.experiment / "trials" / f"{trial.number:05d}")
-            if len(found) < 2:
+            if len(found) < 2 or not _sound(found[1]):  # of two, one may be damaged from before
                 continue
             path = self._moments.choice([p for p in found[0].rglob("*") if p.is_file()])
             content = bytearray(path.read_bytes())

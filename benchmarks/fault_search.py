@@ -352,13 +352,19 @@ class Search:
         self._check()
         self.start()
 
+    def twice_saved(self) -> list[Path]:
+        """The newest checkpoint of each unfinished trial that has another, both of them sound."""
+        trials = self.experiment / "trials"
+        found = [
+            newest_first(trials / f"{trial.number:05d}")
+            for trial in read_ledger(self.experiment).unfinished
+        ]
+        return [kept[0] for kept in found if len(kept) > 1 and all(map(_sound, kept[:2]))]
+
     def damage(self) -> None:
-        """Hurt the newest checkpoint of each unfinished trial that has another, and a sound one."""
-        for trial in read_ledger(self.experiment).unfinished:
-            found = newest_first(self.experiment / "trials" / f"{trial.number:05d}")
-            if len(found) < 2 or not _sound(found[1]):  # of two, one may be damaged from before
-                continue
-            path = self._moments.choice([p for p in found[0].rglob("*") if p.is_file()])
+        """Hurt each of these."""
+        for newest in self.twice_saved():
+            path = self._moments.choice([p for p in newest.rglob("*") if p.is_file()])
             content = bytearray(path.read_bytes())
             at = self._moments.randrange(len(content))
             if self._moments.random() < 0.3:

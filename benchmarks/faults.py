@@ -96,7 +96,7 @@ def checkpoint(search: Search, times: int) -> None:
     """The driver killed, and the newest checkpoint of every unfinished trial damaged."""
     for _ in range(times):
         search.training()
-        search.pause(0.5)
+        search.wait(search.twice_saved, "a trial had two checkpoints")
         search.kill_driver(before_resume=search.damage)
 
 

@@ -36,3 +36,9 @@ def test_gpus_divide_the_room_and_those_that_no_trial_asks_for_are_told(
         with connect(Resources(gpus_per_worker=gpus), address=ray_with_two_gpus) as ray_:
             found[gpus] = ray_.concurrent, ray_.idle_gpus
     assert found == {0.0: (4, 2), 0.5: (4, 0), 1.0: (2, 0)}
+
+
+def test_two_workers_of_a_trial_share_no_gpu() -> None:
+    with pytest.raises(ValueError, match="on one GPU, which NCCL refuses"):
+        Resources(workers=2, gpus_per_worker=0.5)
+    assert Resources(workers=2, gpus_per_worker=1).gpus_per_worker == 1

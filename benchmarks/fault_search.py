@@ -362,7 +362,7 @@ class Search:
         return [kept[0] for kept in found if len(kept) > 1 and all(map(_sound, kept[:2]))]
 
     def damage(self) -> None:
-        """Hurt each of these."""
+        """Hurt the newest checkpoint of each trial that was saved twice."""
         for newest in self.twice_saved():
             path = self._moments.choice([p for p in newest.rglob("*") if p.is_file()])
             content = bytearray(path.read_bytes())

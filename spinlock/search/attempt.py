@@ -78,8 +78,6 @@ def reports(
     if notice.reason is not None:
         raise Preempted(notice.reason)
     with checkpoints.exclusive(directory) if leads else nullcontext():
-        if leads:
-            checkpoints.sweep(directory)
         config = parse(trainable.model, assignment.training, where=f"trial {assignment.number}")
         try:
             trainer, history = trainable.build(config), list[Report]()

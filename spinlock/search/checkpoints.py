@@ -102,12 +102,6 @@ def reports_in(checkpoint: Path) -> list[Report]:
         raise ArtifactError(f"{path}: missing or damaged: {error}.") from None
 
 
-def sweep(trial: Path) -> None:
-    """Remove what a killed writer left half. For who holds the trial: others may be writing."""
-    for partial in (trial / "checkpoints").glob(".*"):
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def newest_first(trial: Path) -> list[Path]:
     """Checkpoints of a trial, the newest first."""
     root = trial / "checkpoints"
@@ -127,6 +121,8 @@ def size(trial: Path) -> int:
 @contextmanager
 def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
     """Hold the trial's directory: one process trains a trial at a time.
+
+    What a killed writer left half is removed, as only who holds the directory may.
 
     After a driver was killed its trials' processes take some seconds to notice; whoever takes
     the trial up waits for them. Raises SearchError after `patience` seconds, and on a node where
@@ -152,6 +148,8 @@ def exclusive(trial: Path, *, patience: int = 60) -> Iterator[None]:
                         f"{patience} s. Is its search running elsewhere?"
                     ) from None
                 time.sleep(0.1)
+        for partial in (trial / "checkpoints").glob(".*"):
+            shutil.rmtree(partial, ignore_errors=True)
         yield
 
 

@@ -220,15 +220,16 @@ def _search(
 
 
 def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
+    carried = packed(partial(attempt, trainable))
     if resources.execution == "in_process":
         return tune.with_resources(
-            in_process(packed(partial(attempt, trainable))),
+            in_process(carried),
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     # The group's workers ask for their own CPUs; the process that starts them needs none, and
     # a fraction of one would spoil the packing of whole ones.
     return tune.with_resources(
-        ray_train(packed(partial(attempt, trainable)), resources, tuned / "train"),
+        ray_train(carried, resources, tuned / "train"),
         tune.PlacementGroupFactory([{cluster.DRIVER: 1}]),
     )
 

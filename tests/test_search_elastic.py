@@ -57,7 +57,7 @@ def test_a_trial_goes_on_with_the_workers_that_are_left_and_the_next_with_those_
         three_nodes.add_node(num_cpus=1)
         ended.wait()
 
-    given = study("ray_train", seconds=4.0).model_dump() | {"trials": 4, "retries": 1}
+    given = study("ray_train", seconds=4.0).model_dump() | {"trials": 2, "retries": 1}
     given["resources"] |= {"workers": 2, "min_workers": 1}
     wanted, experiment = Study.model_validate(given), tmp_path / "x"
 
@@ -74,8 +74,7 @@ def test_a_trial_goes_on_with_the_workers_that_are_left_and_the_next_with_those_
     searched(wanted, experiment, three_nodes.address, lose_one_for_a_while, Sized(sizes))
     ended.set()
     ledger = read_ledger(experiment)
-    assert [trial.state() for trial in ledger.trials.values()] == [State.COMPLETED] * 4
-    assert [trial.attempts for trial in ledger.trials.values()] == [2, 1, 1, 1]
+    assert [trial.state() for trial in ledger.trials.values()] == [State.COMPLETED] * 2
+    assert [trial.attempts for trial in ledger.trials.values()] == [2, 1]
     assert told(ledger) == told(without_ray(wanted, tmp_path / "plain"))
-    lost, left, *later = sizes.read_text().split()
-    assert (lost, left, later[-1]) == ("2", "1", "2")  # Ray Train hears of a node within 20 s
+    assert sizes.read_text().split() == ["2", "1", "2"]

@@ -43,6 +43,7 @@ from spinlock.search.space import Resources
 Reports = Generator[Sizing | Report, None, None]
 Order = dict[str, Any] | bool | None
 _NEVER = 1e9  # seconds: a group is made larger between trials, by another one, not within one
+_COORDINATOR = "AutoscalingCoordinator"  # of Ray Train's elastic groups, one for the cluster
 _LOOK_SECONDS = 1.0  # how often a trial that waits for a report looks whether its group lives
 
 
@@ -67,6 +68,8 @@ class Group:
         self._resources = resources
         self._desk = ray.remote(num_cpus=0)(Desk).remote(resources.workers, own_node())
         self._end: Future[None] = Future()
+        if resources.min_workers is not None:
+            _count_nodes()
         per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
@@ -161,6 +164,18 @@ class Group:
                 raise SearchError("the group of Ray Train workers has ended without a reason.")
         report: Sizing | Report | None = opened(ray.get(answer))
         return report
+
+
+def _count_nodes() -> None:
+    """Have Ray Train look now which nodes there are, as it does by itself every 20 s.
+
+    By its last look it says how many workers an elastic group may have, so that a group would wait
+    for a node that is gone, and do without one that has come.
+    """
+    # It may not be there yet, or have gone with its node: then the next one looks as it begins.
+    with suppress(ValueError, RayActorError):
+        coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
+        ray.get(coordinator.get_reserved_resources.remote("spinlock", recompute=True))
 
 
 def _serve(packed: Packed, desk: Any) -> None:

@@ -1,15 +1,19 @@
 """Whole searches on a real Ray and a real Optuna, with a small model that is really trained."""
 
+import gc
 import json
 import math
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import requests
+from ray.tune.experiment import Trial as TuneTrial
+from rich.console import Console
 from searching import Regression, RegressionConfig, RegressionTrainer, told, without_ray
 from test_searcher_optuna import agree, load
 
@@ -55,15 +59,38 @@ def study(**changes: object) -> Study:
     )
 
 
+class Counting(Console):
+    """Counts Tune's trials in this process at every line that a search prints."""
+
+    def __init__(self, counts: list[int]) -> None:
+        super().__init__(stderr=True)
+        self._counts = counts
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        self._counts.append(sum(type(each) is TuneTrial for each in gc.get_objects()))
+        super().print(*objects, **options)
+
+
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+def held() -> list[int]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, held: list[int]) -> StudyResult:
     """Twelve trials, among them ones that go NaN, climb, are killed, and raise."""
     directory = tmp_path_factory.mktemp("searched")
     training = {
         **{"epochs": 6, "nan_above": 0.2, "climb_above": 1.0},
         **{"raise_below": 1.2e-4, "die_above": 0.15, "die_once": str(directory / "died")},
     }
-    return run(study(training=training), Regression(), directory / "x", dashboard=False)
+    return run(
+        study(training=training),
+        Regression(),
+        directory / "x",
+        dashboard=False,
+        console=Counting(held),
+    )
 
 
 def curve(ledger: Ledger, number: int) -> dict[int, dict[str, str]]:
@@ -76,6 +103,13 @@ def curve(ledger: Ledger, number: int) -> dict[int, dict[str, str]]:
         report.epoch: {k: repr(v) for k, v in report.metrics.items() if k != "seconds"}
         for report in trainer.epochs()
     }
+
+
+def test_tune_holds_only_trials_that_run_or_have_just_ended(
+    searched: StudyResult, held: list[int]
+) -> None:
+    attempts = sum(trial.attempts for trial in searched.ledger.trials.values())
+    assert 2 <= max(held) <= 5 < attempts
 
 
 def test_every_trial_of_a_search_is_accounted_for_once(searched: StudyResult) -> None:

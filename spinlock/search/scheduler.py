@@ -6,8 +6,8 @@ stop a trial; so a report is on disk before anything else hears of it.
 
 from typing import Any
 
-from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
@@ -27,9 +27,7 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        """Of those that have not ended: Tune looks through all that ever were, at each step."""
-        live = tune_controller.get_live_trials()
-        waiting = [trial for trial in live if trial.status == TuneTrial.PENDING]
+        waiting = [t for t in tune_controller.get_trials() if t.status == TuneTrial.PENDING]
         return min(waiting, key=lambda trial: int(trial.config[TRIAL]), default=None)
 
     @override
@@ -55,7 +53,7 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
-        _forget(trial)
+        _forget_ended(tune_controller)
         trial_ = self._book.ledger.trials[int(trial.config[TRIAL])]
         if trial_.paused is not None:
             return
@@ -63,7 +61,7 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        _forget(trial)
+        _forget_ended(tune_controller)
         number, error = int(trial.config[TRIAL]), error_of(trial)
         sentence = _sentence(error)
         if trial.run_metadata.num_failures == 0:  # Tune's word for a preemption, noticed or not
@@ -75,10 +73,14 @@ class BookScheduler(FIFOScheduler):
         return self.__dict__ | {"_book": None}
 
 
-class StartedCallback(Callback):
-    """Enters in the book when a process takes a trial up."""
+class StartedCallback(TrialProgressCallback):
+    """Enters in the book when a process takes a trial up.
+
+    It stands in the place of Tune's own printer, which keeps every trial that it has heard of.
+    """
 
     def __init__(self, book: Book) -> None:
+        super().__init__()
         self._book = book
 
     @override
@@ -87,14 +89,29 @@ class StartedCallback(Callback):
     ) -> None:
         self._book.started(int(trial.config[TRIAL]))
 
+    @override
+    def on_trial_complete(self, *_: Any, **__: Any) -> None:
+        pass
+
+    @override
+    def log_result(self, *_: Any, **__: Any) -> None:
+        pass
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_book": None}
 
 
-def _forget(trial: TuneTrial) -> None:
-    """Drop Tune's own statistics, half of what each trial took of the driver's memory for good."""
-    trial.run_metadata.metric_analysis.clear()
-    trial.run_metadata.metric_n_steps.clear()
+def _forget_ended(tune_controller: Any) -> None:
+    """Take trials that ended before out of Tune's memory: what became of them stands in the book.
+
+    Tune would keep each for good, with its results and its part of a snapshot that we never read,
+    and walk through all of them several times at every step.
+    """
+    for trial in [each for each in tune_controller.get_trials() if each.is_finished()]:
+        tune_controller._trials.remove(trial)
+        for held in ("_live_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
+            getattr(tune_controller, held).discard(trial)
+        tune_controller._trial_metadata.pop(trial.trial_id, None)
 
 
 def _sentence(error: BaseException) -> str:

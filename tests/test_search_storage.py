@@ -2,9 +2,13 @@
 
 import sqlite3
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
 from test_scheduler_rules import book, study
 from test_searcher_optuna import WIDE, agree, play, suggestions
 
@@ -15,7 +19,7 @@ from spinlock.search.events import read_events
 from spinlock.search.ledger import EVENTS
 from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
-from spinlock.search.storage import PASSWORD, connect, database_name, reason
+from spinlock.search.storage import JOURNAL, PASSWORD, connect, database_name, in_journal, reason
 
 TRIALS = 14
 
@@ -42,6 +46,23 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Book:
     found = book(directory, WIDE)
     play(found, Sampler.open(directory, found.ledger), TRIALS)
     return found
+
+
+@given(moves=st.lists(st.sampled_from(["enqueue", "ask", "tell"]), max_size=12))
+def test_a_journal_finds_the_trials_that_wait_as_a_walk_over_all_does(moves: list[str]) -> None:
+    with TemporaryDirectory() as directory:
+        found = in_journal(Path(directory) / JOURNAL, book(Path(directory), WIDE).ledger)
+        running = list[optuna.Trial]()
+        for move in moves:
+            if move == "enqueue":
+                found.enqueue_trial({"x": 0.5})
+            elif move == "ask":
+                running.append(found.ask())
+            elif running:
+                found.tell(running.pop(), state=TrialState.FAIL)
+            walked = [t for t in found.get_trials() if t.state == TrialState.WAITING]
+            one = found._storage.get_all_trials(0, deepcopy=False, states=(TrialState.WAITING,))
+            assert [t.number for t in one] == [t.number for t in walked]
 
 
 @pytest.mark.parametrize("lost", ["nothing", "database", "trials"])

@@ -6,16 +6,19 @@ reached costs no epoch: whoever asks is told so in a sentence.
 
 import logging
 import os
+from collections.abc import Container
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import override
 
 from spinlock.errors import SearchError
 from spinlock.search.events import drop_torn_line
@@ -36,14 +39,14 @@ def in_journal(path: Path, ledger: Ledger) -> optuna.Study:
     drop_torn_line(path)
     name = ledger.study.name
     try:
-        study = _study(_journal(path), ledger.study, name)
+        study = _study(_Journal(path), ledger.study, name)
         agrees = _agrees(study, ledger)
     except (ValueError, KeyError) as error:
         _log.warning("%s is damaged (%s): made anew from the log.", path, error)
         agrees = False
     if not agrees:
         path.unlink()
-        study = _study(_journal(path), ledger.study, name)
+        study = _study(_Journal(path), ledger.study, name)
     return study
 
 
@@ -105,9 +108,35 @@ def unusable(place: Path | str, error: BaseException) -> SearchError:
     )
 
 
-def _journal(path: Path) -> JournalStorage:
-    # O_EXCL rather than a symlink: shared file systems of clusters do not all have symlinks.
-    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+class _Journal(JournalStorage):
+    """A journal of one study that knows from where on trials may wait to be asked for.
+
+    Optuna looks for them before each trial, and would walk through all there ever were.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # O_EXCL rather than a symlink: shared file systems of clusters do not all have symlinks.
+        super().__init__(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+        self._begun = 0  # no trial with a lower number waits
+
+    @override
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if deepcopy or states != (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        waiting = list[FrozenTrial]()
+        for number in count(self._begun):
+            try:
+                trial_id = self.get_trial_id_from_study_id_trial_number(study_id, number)
+            except KeyError:
+                return waiting
+            trial = self.get_trial(trial_id)
+            if trial.state == TrialState.WAITING:
+                waiting.append(trial)
+            elif not waiting:
+                self._begun = number + 1
+        return waiting
 
 
 def _study(storage: BaseStorage, settings: Study, name: str) -> optuna.Study:

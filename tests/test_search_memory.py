@@ -25,9 +25,10 @@ from spinlock.search.events import Sizing, State
 from spinlock.search.execution import TRIAL, _report
 from spinlock.search.ledger import read_ledger
 from spinlock.search.memory_kill import MemoryKillError, is_memory_kill
+from spinlock.search.memory_shown import KEPT, Known
 from spinlock.search.noa import NOA
 from spinlock.search.preemption import Notice
-from spinlock.search.sizing import Known, Room, known
+from spinlock.search.sizing import Room
 from spinlock.search.space import Objective
 from spinlock.search.story import explain
 from spinlock.training.footprint import Footprint, Probe
@@ -136,18 +137,41 @@ def test_a_micro_batch_that_ran_out_of_memory_is_not_taken_up_again(tmp_path: Pa
 
 def test_later_plans_know_the_peaks_of_the_log_and_what_did_not_fit(tmp_path: Path) -> None:
     found = begun(tmp_path, sizing(8), sizing(8, per_sample=2e8), sizing(4, per_sample=2.5e8))
+    memory = found.ledger.memory
     took = {"micro_batch": 8.0, "peak_memory_bytes": 1e9}
     found.report(0, 1, metrics(1.0) | took, None)
     found.report(0, 2, metrics(0.9) | took | {"peak_memory_bytes": 1.1e9}, None)
-    assert [(peak.micro_batch, peak.peak) for peak in known(found.ledger).peaks] == [(8, 1.1e9)]
-    assert known(found.ledger).failed == float("inf")
+    assert [(peak.micro_batch, peak.peak) for peak in memory.known.peaks] == [(8, 1.1e9)]
+    assert memory.known.failed == float("inf")
     found.report(1, 1, metrics(1.0) | took | {"micro_batch": 4.0}, None)  # halved within it
-    assert len(known(found.ledger).peaks) == 1
-    assert known(found.ledger).failed == 5e8 + 8 * 2e8
+    assert len(memory.known.peaks) == 1
+    assert memory.known.failed == 5e8 + 8 * 2e8
     kill(found, 2)  # the smaller, so not to blame
-    assert known(found.ledger).failed == 5e8 + 8 * 2e8
+    assert memory.known.failed == 5e8 + 8 * 2e8
     kill(found, 2)
-    assert known(found.ledger).failed == 5e8 + 4 * 2.5e8
+    assert memory.known.failed == 5e8 + 4 * 2.5e8
+
+
+def test_the_first_epoch_after_a_kill_tells_the_peak_of_the_smaller_micro_batch(
+    tmp_path: Path,
+) -> None:
+    found = begun(tmp_path, sizing(8))
+    kill(found, 0)
+    found.started(0)
+    took = {"micro_batch": 4.0, "peak_memory_bytes": 7e8}
+    found.report(0, 1, metrics(1.0) | took, None)
+    known = found.ledger.memory.known
+    assert [(peak.micro_batch, peak.peak) for peak in known.peaks] == [(4, 7e8)]
+    assert known.failed == found.ledger.trials[0].sizing.predicted(8)
+
+
+def test_a_plan_is_told_of_the_newest_peaks_alone(tmp_path: Path) -> None:
+    found = begun(tmp_path, *[sizing(8)] * (KEPT + 2))
+    for number in reversed(found.ledger.trials):
+        took = {"micro_batch": 8.0, "peak_memory_bytes": 1e9 + number}
+        found.report(number, 1, metrics(1.0) | took, None)
+    peaks = [peak.peak for peak in found.ledger.memory.known.peaks]
+    assert peaks == [1e9 + number for number in reversed(range(KEPT))]
 
 
 def assignment(directory: Path, run: dict[str, Any], **changes: Any) -> Assignment:

@@ -26,8 +26,10 @@ from spinlock.search.events import (
     Verdict,
     read_events,
 )
+from spinlock.search.memory_shown import Shown
 from spinlock.search.parameter import Scalar
 from spinlock.search.pareto import Scores, best_epoch
+from spinlock.search.rung import Rung
 from spinlock.search.space import Objective, Promotion, Rungs, Study
 
 EVENTS = "events.jsonl"
@@ -60,7 +62,6 @@ class Trial:
     held: float = 0.0  # bytes that its present attempt was to take
     killed: int = 0  # so often by a memory monitor
     beside: bool = False  # since its last report it was killed beside a larger one, not counted
-    failed_at: int | None = None  # the smallest micro-batch for which it was to blame
     too_large: bool = False  # killed though its micro-batch was a single sample
     _scored: tuple[tuple[int, tuple[Objective, ...]], tuple[int, Scores] | None] | None = field(
         default=None, repr=False, compare=False
@@ -124,11 +125,13 @@ class Ledger:
         self.opened: StudyOpened | None = None
         self.trials: dict[int, Trial] = {}
         self.priors: list[Trial] = []  # of earlier searches, with their numbers there
-        self.rungs: dict[int, dict[int, Scores]] = {}
+        self.rungs: dict[int, Rung] = {}
+        self.memory = Shown()
         self.sessions: list[Session] = []
         self.epochs = 0  # trained, over all trials
         self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
         self.broken: str | None = None  # why this session begins no further trial
+        self._unfinished: dict[int, Trial] = {}
         self._alike: list[Trial] = []  # who failed by one cause, and no epoch came between
         self._study: Study | None = None
 
@@ -141,7 +144,7 @@ class Ledger:
     @property
     def unfinished(self) -> list[Trial]:
         """Trials without a verdict, by number."""
-        return [trial for _, trial in sorted(self.trials.items()) if trial.verdict is None]
+        return [*self._unfinished.values()]
 
     @property
     def under_way(self) -> list[Trial]:
@@ -198,7 +201,8 @@ class Ledger:
             case Suggested():
                 if event.trial != len(self.trials):
                     raise SearchError(f"trial {event.trial} follows {len(self.trials)} trials.")
-                self.trials[event.trial] = Trial(event.trial, dict(event.parameters), event.time)
+                trial = Trial(event.trial, dict(event.parameters), event.time)
+                self.trials[event.trial] = self._unfinished[event.trial] = trial
             case Started():
                 trial = self._trial(event.trial)
                 trial.attempts, trial.displaced = event.attempt, False
@@ -222,7 +226,10 @@ class Ledger:
             case Reported():
                 self._report(event)
             case Ended():
-                self._end(self._trial(event.trial), event.verdict, event.time)
+                trial = self._trial(event.trial)
+                if trial.verdict is not None:
+                    raise SearchError(f"trial {event.trial} ends twice.")
+                self._end(trial, event.verdict, event.time)
             case SessionClosed():
                 if self.sessions:
                     self.sessions[-1].closed = event.reason
@@ -244,7 +251,7 @@ class Ledger:
             rung = scheduler.passed(after=trial.epochs, epoch=event.epoch)
             values = tuple(event.metrics.get(goal.metric, math.nan) for goal in compared)
             if rung is not None and all(map(math.isfinite, values)):
-                self.rungs.setdefault(rung, {})[event.trial] = values
+                self.rungs.setdefault(rung, Rung(compared)).add(event.trial, values)
                 goes_on = event.verdict is None and event.spared is None
                 if isinstance(scheduler, Promotion) and goes_on:
                     trial.paused = rung
@@ -253,6 +260,8 @@ class Ledger:
         self.epochs += event.epoch - trial.epochs
         trial.history[event.epoch] = event.metrics
         trial.beside = False
+        if trial.sizing is not None and trial.micro_batch is not None:
+            self.memory.epoch(trial.number, trial.sizing, trial.micro_batch, event.metrics)
         if trial.micro_batch is not None and "micro_batch" in event.metrics:  # smaller did not fit
             trial.micro_batch = min(trial.micro_batch, int(event.metrics["micro_batch"]))
         trial.reported = event.time if trial.reported is None else trial.reported
@@ -276,7 +285,9 @@ class Ledger:
         if trial is not largest and not trial.beside:
             trial.beside = True
             return
-        trial.beside, trial.failed_at = False, trial.micro_batch
+        trial.beside = False
+        if trial.sizing is not None and trial.micro_batch is not None:
+            self.memory.failure(trial.sizing, trial.micro_batch)
         trial.too_large = trial.micro_batch == 1 and trial.sizing is not None
         trial.micro_batch = 1 if trial.micro_batch is None else max(1, trial.micro_batch // 2)
 
@@ -293,6 +304,7 @@ class Ledger:
     def _end(self, trial: Trial, verdict: Verdict, time: float) -> None:
         trial.verdict, trial.ended, trial.paused = verdict, time, None
         trial.spent = self.epochs
+        del self._unfinished[trial.number]
         self._leave_rungs(trial, verdict)
         if verdict.state == State.FAILED:
             self._break(trial, verdict.sentence)
@@ -316,8 +328,8 @@ class Ledger:
 
     def _leave_rungs(self, trial: Trial, verdict: Verdict) -> None:
         if verdict.state in (State.GUARDED, State.INFEASIBLE):
-            for values in self.rungs.values():
-                values.pop(trial.number, None)
+            for rung in self.rungs.values():
+                rung.discard(trial.number)
 
 
 def _held(trial: Trial) -> float:

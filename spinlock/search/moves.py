@@ -3,15 +3,12 @@
 Pure, as the rules are: live, resumed or replayed, the same log gives the same moves.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from spinlock.search.events import State, Verdict
-from spinlock.search.hypervolume import greedy
 from spinlock.search.ledger import Ledger, Trial
-from spinlock.search.pareto import Scores
-from spinlock.search.space import Objective, Promotion
+from spinlock.search.space import Promotion
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def unpromoted(ledger: Ledger, trial: Trial, *, epochs: int) -> Verdict:
     if rung is None or not isinstance(study.scheduler, Promotion):
         raise ValueError(f"trial {trial.number} is not paused")
     values, goals = ledger.rungs[rung], study.compared
-    order = _ordered(values, goals, len(values))
+    order = values.best(len(values))
     allowed = _allowed(len(order), study.scheduler)
     place = order.index(trial.number) + 1
     mine = values[trial.number]
@@ -80,17 +77,9 @@ def _best(ledger: Ledger, rung: int, promotion: Promotion) -> list[int]:
     """
     values = ledger.rungs[rung]
     allowed, passed = _allowed(len(values), promotion), len(values.keys() & ledger.given_up)
-    order = _ordered(values, ledger.study.compared, allowed + passed)
+    order = values.best(allowed + passed)
     return [number for number in order if number not in ledger.given_up][:allowed]
 
 
 def _allowed(come: int, promotion: Promotion) -> int:
     return int(come / promotion.reduction_factor)
-
-
-def _ordered(values: Mapping[int, Scores], goals: tuple[Objective, ...], first: int) -> list[int]:
-    """The `first` trials of a rung, the best first; of equals the first."""
-    if len(goals) > 1:
-        return greedy(values, goals, first)
-    (goal,) = goals
-    return sorted(values, key=lambda number: (goal.cost(values[number][0]), number))[:first]

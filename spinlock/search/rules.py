@@ -8,13 +8,11 @@ same verdicts.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
-
-import numpy as np
 
 from spinlock.search.events import State, Verdict
 from spinlock.search.ledger import Ledger, Trial
 from spinlock.search.ranking import best_priors
+from spinlock.search.rung import Rung
 from spinlock.search.space import ASHA, Objective
 
 
@@ -99,9 +97,7 @@ def judge(
         rung = study.scheduler.passed(after=trial.epochs, epoch=epoch)
         if rung is not None and not _runs_to_its_end(ledger, study.scheduler, trial):
             (goal,) = study.compared
-            came = chain.from_iterable(ledger.rungs.get(rung, {}).values())
-            before = np.fromiter(came, float)
-            value = metrics[goal.metric]
+            before, value = ledger.rungs.get(rung), metrics[goal.metric]
             return _compare(goal, study.scheduler, before, value, at | {"rung": rung})
     return None
 
@@ -153,16 +149,14 @@ def _completed(epoch: int, stop: Stop | None, *, epochs: int) -> Verdict | None:
 def _compare(
     objective: Objective,
     asha: ASHA,
-    before: np.ndarray,
+    before: Rung | None,
     value: float,
     at: Mapping[str, float],
 ) -> Verdict | None:
     """ASHA at a rung: stop unless among the best 1/factor of those that came `before`."""
-    if not len(before):
+    if not before:
         return None
-    # As rewards, larger being better: Ray's own arithmetic, equal to the last bit.
-    rewards = before if objective.mode == "max" else -before
-    cut = objective.cost(-float(np.percentile(rewards, (1 - 1 / asha.reduction_factor) * 100)))
+    cut = before.cut(asha.reduction_factor)
     if not objective.better(cut, value):
         return None
     sentence = (

@@ -5,7 +5,6 @@ memory model fitted to it together with what earlier trials of the search took. 
 the log, and every further attempt follows it.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from spinlock.search.events import Sizing
-from spinlock.search.ledger import Ledger
 from spinlock.search.memory_model import MemoryModel, Peak
+from spinlock.search.memory_shown import Known
 from spinlock.search.space import Resources
 from spinlock.training.footprint import Footprint, Probe
 
 SIZES = (1, 2, 4)
 OWN = 20.0  # the weight of a trial's own probe beside what others took
-KEPT = 200  # the newest peaks that a model is fitted to
 _USABLE_GPU = 0.9  # the rest are its context, and gaps between blocks
 _USABLE_HOST = 0.8  # the rest are the system, Ray's own processes and the driver
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -36,18 +34,6 @@ class Probed(Protocol):
     def device(self) -> torch.device: ...
     def probe(self, sizes: Sequence[int], limit: float = ...) -> Sequence[Probe]: ...
     def limit_micro_batch(self, most: int) -> int: ...
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the log tells a plan: peaks that were measured, and the least prediction that failed.
-
-    A trial that ran out of memory, or that a memory monitor killed, shows by what was predicted of
-    it that there is no room for so much.
-    """
-
-    peaks: tuple[Peak, ...] = ()
-    failed: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -110,33 +96,6 @@ def size(trainer: Probed, footprint: Footprint, known: Known, room: Room) -> Siz
     # Every rank says its size, the smallest holds: their collectives must stay in step.
     agreed = trainer.limit_micro_batch(most if found is None else found.micro_batch)
     return None if found is None else found.model_copy(update={"micro_batch": agreed})
-
-
-def known(ledger: Ledger) -> Known:
-    """What the log knows of memory: for each trial and micro-batch the largest peak of an epoch.
-
-    The peak of an epoch that ran out of memory belongs to no micro-batch, so it tells nothing.
-    """
-    peaks, failed = dict[tuple[int, int], Peak](), math.inf
-    for number, trial in ledger.trials.items():
-        if trial.sizing is None:
-            continue
-        before = trial.sizing.micro_batch
-        for row in trial.history.values():
-            if not {"micro_batch", "peak_memory_bytes"} <= row.keys():
-                continue
-            now, peak = int(row["micro_batch"]), row["peak_memory_bytes"]
-            if now < before:
-                failed = min(failed, trial.sizing.predicted(before))
-            else:
-                footprint, last = trial.sizing.footprint, peaks.get((number, now))
-                peak -= footprint.on(trial.sizing.device)
-                if last is None or peak > last.peak:
-                    peaks[number, now] = Peak(footprint, now, peak)
-            before = now
-        if trial.failed_at is not None:
-            failed = min(failed, trial.sizing.predicted(trial.failed_at))
-    return Known(tuple(peaks.values())[-KEPT:], failed)
 
 
 def _host_bytes() -> float:

@@ -138,8 +138,8 @@ def _hindsight(ledger: Ledger, trial: Trial) -> Iterator[str]:
     if verdict is None or verdict.state != State.PRUNED or len(ledger.study.compared) != 1:
         return
     (compared,) = ledger.study.compared
-    values = ledger.rungs.get(int(verdict.numbers.get("rung", -1)), {})
-    if trial.number not in values:
+    values = ledger.rungs.get(int(verdict.numbers.get("rung", -1)))
+    if values is None or trial.number not in values:
         return
     (mine,) = values[trial.number]
     place = 1 + sum(compared.better(value, mine) for (value,) in values.values())

@@ -38,7 +38,7 @@ from spinlock.search.report import Progress
 from spinlock.search.sampler import Sampler
 from spinlock.search.scheduler import BookScheduler, StartedCallback
 from spinlock.search.searcher import BookSearcher
-from spinlock.search.sizing import Room, known
+from spinlock.search.sizing import Room
 from spinlock.search.space import Resources, Study
 from spinlock.search.storage import JOURNAL
 from spinlock.search.tables import write_tables
@@ -184,7 +184,7 @@ def _search(
             attempt=trial.attempts + 1,
             objectives=study.goals,
             micro_batch=trial.micro_batch,
-            known=known(book.ledger),
+            known=book.ledger.memory.known,
             room=room,
         ).pack()
 

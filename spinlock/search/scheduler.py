@@ -53,7 +53,7 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
-        _forget_ended(tune_controller)
+        _forget_others(tune_controller, trial)
         trial_ = self._book.ledger.trials[int(trial.config[TRIAL])]
         if trial_.paused is not None:
             return
@@ -61,7 +61,7 @@ class BookScheduler(FIFOScheduler):
 
     @override
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        _forget_ended(tune_controller)
+        _forget_others(tune_controller, trial)
         number, error = int(trial.config[TRIAL]), error_of(trial)
         sentence = _sentence(error)
         if trial.run_metadata.num_failures == 0:  # Tune's word for a preemption, noticed or not
@@ -101,17 +101,19 @@ class StartedCallback(TrialProgressCallback):
         return {"_book": None}
 
 
-def _forget_ended(tune_controller: Any) -> None:
-    """Take trials that ended before out of Tune's memory: what became of them stands in the book.
+def _forget_others(tune_controller: Any, trial: TuneTrial) -> None:
+    """Take trials that ended before this one out of Tune's memory: they stand in the book.
 
     Tune would keep each for good, with its results and its part of a snapshot that we never read,
-    and walk through all of them several times at every step.
+    and walk through all of them several times at every step. This one it may yet begin anew, after
+    a preemption.
     """
-    for trial in [each for each in tune_controller.get_trials() if each.is_finished()]:
-        tune_controller._trials.remove(trial)
+    trials = tune_controller.get_trials()
+    for other in [each for each in trials if each.is_finished() and each is not trial]:
+        tune_controller._trials.remove(other)
         for held in ("_live_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
-            getattr(tune_controller, held).discard(trial)
-        tune_controller._trial_metadata.pop(trial.trial_id, None)
+            getattr(tune_controller, held).discard(other)
+        tune_controller._trial_metadata.pop(other.trial_id, None)
 
 
 def _sentence(error: BaseException) -> str:

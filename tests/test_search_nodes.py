@@ -1,7 +1,10 @@
 """A search on several nodes starts only where all of them see the same files."""
 
 import os
+import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from searching import Regression, RegressionConfig
 
 from spinlock.errors import SearchError
 from spinlock.search import checkpoints
-from spinlock.search.cluster import DRIVER, connect
+from spinlock.search.cluster import DRIVER, _free_port, connect
 from spinlock.search.noa import NOA
 from spinlock.search.nodes import _look, require_shared
 from spinlock.search.space import Resources
@@ -95,3 +98,16 @@ def test_a_trial_begins_nothing_where_the_experiment_is_not_seen(tmp_path: Path)
     ):
         pass
     assert not trial.parent.exists()
+
+
+def test_searches_that_begin_at_once_choose_different_ports_for_their_dashboards() -> None:
+    def begin() -> socket.socket:
+        with _free_port() as port:
+            time.sleep(0.1)  # a dashboard does not listen at once
+            return socket.create_server(("127.0.0.1", port))
+
+    with ThreadPoolExecutor(3) as together:
+        servers = [each.result() for each in [together.submit(begin) for _ in range(3)]]
+    assert len({server.getsockname()[1] for server in servers}) == 3
+    for server in servers:
+        server.close()

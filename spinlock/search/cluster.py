@@ -15,14 +15,17 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
   objective is a verdict on that trial alone.
 """
 
+import fcntl
 import logging
 import math
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -132,28 +135,40 @@ def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]
     os.environ.setdefault(_MONITOR, "0")  # whoever sets it wants it
     protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
-    port = _free_port() if dashboard else None
     many = os.environ.get(_MANY) or str(_PER_WORKER * cpus)
-    with _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}):
-        return ray.init(
-            address="local",  # without it Ray joins another search's Ray on this machine
-            num_cpus=cpus,
-            resources={DRIVER: drivers},
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    with _free_port() as free:
+        port = free if dashboard else None
+        with _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}):
+            return ray.init(
+                address="local",  # without it Ray joins another search's Ray on this machine
+                num_cpus=cpus,
+                resources={DRIVER: drivers},
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                runtime_env=environment,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
 
 
-def _free_port() -> int:
-    """Where the dashboard listens: 8265, or the next port that is free."""
-    for port in range(ray_constants.DEFAULT_DASHBOARD_PORT, 2**16):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+@contextmanager
+def _free_port() -> Iterator[int]:
+    """Where the dashboard is to listen: 8265, or the next port that is free.
+
+    Of searches that are begun at the same moment, each waits until the one before it listens.
+    """
+    place = Path(tempfile.gettempdir()) / f"spinlock-{os.getuid()}.lock"
+    with os.fdopen(os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for port in range(ray_constants.DEFAULT_DASHBOARD_PORT, 2**16):
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            yield port
+            return
     raise SearchError("no port of 127.0.0.1 is free for Ray's dashboard.")
 
 

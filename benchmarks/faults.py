@@ -46,11 +46,11 @@ def train_worker(search: Search, times: int) -> None:
     trial_process(search, times)
 
 
-def train_controller(search: Search, times: int) -> None:
-    """SIGKILL of Ray Train's controller."""
-    for _ in range(times):
+def train_helpers(search: Search, times: int) -> None:
+    """SIGKILL of the desk of a Ray Train group, and of its workers' synchronization."""
+    for at in range(times):
         search.training()
-        search.kill(search.actor("TrainController"))
+        search.kill(search.actor(("Desk", "SynchronizationActor")[at % 2]))
 
 
 def train_trial(search: Search, times: int) -> None:
@@ -146,7 +146,7 @@ DRILLS: tuple[tuple[Drill, int, int, str], ...] = (
     (checkpoint_disk, 1, 1, "trials"),
     (disk, 1, 1, "disk"),
     (train_worker, 1, 1, "ray_train"),
-    (train_controller, 1, 1, "ray_train"),
+    (train_helpers, 1, 2, "ray_train"),
     (train_trial, 1, 1, "ray_train"),
     (database, 1, 1, "database"),
     (no_database, 1, 2, "database"),

@@ -4,7 +4,7 @@ Both drive the same generator of reports and wait for the verdict on an epoch be
 the next, so they give the same numbers and stop at the same epochs. What differs is cost:
 
     in_process   one process, reused by the next trial
-    ray_train    besides it a group of workers with its helpers, five processes and 9 s to
+    ray_train    besides it a group of workers with its helpers, four processes and 7 s to
                  start, reused by the next trial; workers may be a few, on several hosts
 """
 

@@ -1,8 +1,8 @@
 """A function as bytes: whoever carries it need not load what it needs.
 
-What conducts a group of workers, Tune's process of a trial and Ray Train's controller, so does
-without torch and the trainable, which take a second and 100 MiB to load in each. The bytes are a
-pickle that the search's driver makes and a process of the same Ray opens, as all that Ray sends is.
+Tune's process of a trial, which conducts a group of workers, so does without torch and the
+trainable, which take a second and 100 MiB to load. The bytes are a pickle that the search's driver
+makes and a process of the same Ray opens, as all that Ray sends is.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,8 @@ Stock Ray Train has torch make that store, a TCPStore that listens on every inte
 address it is given. Whoever reaches it may read and write the group's keys, so here it is handed a
 socket that is bound already: to loopback on a Ray of our own, to the node's address on others.
 
-Ray Train's controller loads this module, its workers run the functions. Those alone import torch.
+The process that conducts the group loads this module, its workers run the functions. Those alone
+import torch.
 """
 
 import logging
@@ -30,7 +31,7 @@ class Rendezvous(BackendConfig):
     """Ray Train's settings of a group that computes with torch, with the store above.
 
     `framework` stays untold: Ray Train would ask a worker for torch's version, which is of a class
-    of torch's, so that the controller and whoever else hears it loads torch.
+    of torch's, so that whoever hears it loads torch.
     """
 
     @property

@@ -26,11 +26,6 @@ class BookScheduler(FIFOScheduler):
         self._book = book
 
     @override
-    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        waiting = [t for t in tune_controller.get_trials() if t.status == TuneTrial.PENDING]
-        return min(waiting, key=lambda trial: int(trial.config[TRIAL]), default=None)
-
-    @override
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:

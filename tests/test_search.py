@@ -60,14 +60,18 @@ def study(**changes: object) -> Study:
 
 
 class Counting(Console):
-    """Counts Tune's trials in this process at every line that a search prints."""
+    """Counts Tune's trials of a search, each time one starts."""
 
-    def __init__(self, counts: list[int]) -> None:
+    def __init__(self, experiment: Path, counts: list[int]) -> None:
         super().__init__(stderr=True)
-        self._counts = counts
+        self._experiment, self._counts = str(experiment), counts
 
     def print(self, *objects: Any, **options: Any) -> None:
-        self._counts.append(sum(type(each) is TuneTrial for each in gc.get_objects()))
+        if ": started" in str(objects[0]):
+            gc.collect()
+            held = [each for each in gc.get_objects() if type(each) is TuneTrial]
+            mine = [each for each in held if self._experiment in str(each.config)]
+            self._counts.append(len(mine))
         super().print(*objects, **options)
 
 
@@ -84,12 +88,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory, held: list[int]) -> Study
         **{"epochs": 6, "nan_above": 0.2, "climb_above": 1.0},
         **{"raise_below": 1.2e-4, "die_above": 0.15, "die_once": str(directory / "died")},
     }
+    experiment = directory / "x"
     return run(
         study(training=training),
         Regression(),
-        directory / "x",
+        experiment,
         dashboard=False,
-        console=Counting(held),
+        console=Counting(experiment, held),
     )
 
 
@@ -109,6 +114,7 @@ def test_tune_holds_only_trials_that_run_or_have_just_ended(
     searched: StudyResult, held: list[int]
 ) -> None:
     attempts = sum(trial.attempts for trial in searched.ledger.trials.values())
+    assert len(held) == attempts
     assert 2 <= max(held) <= 5 < attempts
 
 

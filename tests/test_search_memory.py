@@ -113,6 +113,27 @@ def test_of_those_killed_at_once_the_largest_is_halved_and_the_others_go_on_as_t
     assert found.ledger.trials[2].micro_batch == 2
 
 
+def test_a_kill_of_the_process_of_a_trial_that_has_ended_or_waits_is_no_crash(
+    tmp_path: Path,
+) -> None:
+    found = begun(tmp_path, sizing(8))
+    found.fail(0, "for a reason of its own")
+    kill(found, 0)
+    paused = book(
+        tmp_path / "paused",
+        study(scheduler={"kind": "promotion", "grace_epochs": 1, "reduction_factor": 2}),
+    )
+    paused.suggested({"optimizer.lr": 0.01})
+    paused.started(0)
+    paused.sized(0, sizing(8))
+    paused.report(0, 1, metrics(1.0), None)
+    assert paused.ledger.trials[0].paused == 1
+    kill(paused, 0)
+    for directory in (tmp_path, tmp_path / "paused"):
+        trial = read_ledger(directory).trials[0]
+        assert (trial.crashes, trial.micro_batch) == ([], 8)
+
+
 def test_a_kill_is_no_retry_and_the_log_alone_gives_the_same_trial(tmp_path: Path) -> None:
     found = begun(tmp_path, sizing(8), retries=1)
     for _ in range(2):

@@ -124,10 +124,14 @@ class Book:
     def crashed(self, number: int, reason: str, *, memory: bool = False) -> None:
         """An attempt has failed, with `memory` by a memory monitor's kill; the last ends the trial.
 
-        Whether another follows is seen by its verdict.
+        Whether another follows is seen by its verdict. A process that dies when its trial has
+        ended, or waits at a rung, takes nothing with it.
         """
+        trial = self.ledger.trials[number]
+        if trial.verdict is not None or trial.paused is not None:
+            return
         self._write(Crashed(time=time.time(), trial=number, reason=reason, memory=memory))
-        verdict = give_up(self.ledger.trials[number], retries=self._retries)
+        verdict = give_up(trial, retries=self._retries)
         if verdict is not None:
             self._end(number, verdict)
 

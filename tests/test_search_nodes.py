@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,16 @@ def test_a_trial_begins_nothing_where_the_experiment_is_not_seen(tmp_path: Path)
     ):
         pass
     assert not trial.parent.exists()
+
+
+def test_what_stands_in_the_way_of_the_lock_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"spinlock-{os.getuid()}.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SearchError, match="cannot be locked while Ray starts"), _free_port():
+        pass
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_searches_that_begin_at_once_choose_different_ports_for_their_dashboards() -> None:

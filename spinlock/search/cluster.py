@@ -23,7 +23,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ _API = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes 127.0.0.1 the node's address
 _MONITOR = "RAY_memory_monitor_refresh_ms"
 _MANY = "RAY_worker_maximum_startup_concurrency"  # Ray warns from four times as many processes on
-_PER_WORKER = 6  # of a group of one; of larger ones there are fewer
+_PER_WORKER = 6  # a trial with a group of one has five, and there is a spare
 
 
 @dataclass(frozen=True)
@@ -136,20 +136,21 @@ def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]
     protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
     many = os.environ.get(_MANY) or str(_PER_WORKER * cpus)
-    with _free_port() as free:
-        port = free if dashboard else None
-        with _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}):
-            return ray.init(
-                address="local",  # without it Ray joins another search's Ray on this machine
-                num_cpus=cpus,
-                resources={DRIVER: drivers},
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                dashboard_port=port,
-                runtime_env=environment,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    with (
+        _free_port() if dashboard else nullcontext() as port,
+        _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}),
+    ):
+        return ray.init(
+            address="local",  # without it Ray joins another search's Ray on this machine
+            num_cpus=cpus,
+            resources={DRIVER: drivers},
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port,
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
 
 
 @contextmanager
@@ -159,8 +160,15 @@ def _free_port() -> Iterator[int]:
     Of searches that are begun at the same moment, each waits until the one before it listens.
     """
     place = Path(tempfile.gettempdir()) / f"spinlock-{os.getuid()}.lock"
-    with os.fdopen(os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as lock:
+    try:
+        lock = os.fdopen(os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
         fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise SearchError(
+            f"{place}: cannot be locked while Ray starts: {error.strerror}. Remove it, or set "
+            "TMPDIR to a directory of your own."
+        ) from None
+    with lock:
         for port in range(ray_constants.DEFAULT_DASHBOARD_PORT, 2**16):
             with socket.socket() as probe:
                 try:

@@ -26,7 +26,7 @@ from typing import Any
 
 import ray
 from ray import train
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train import Result, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.controller import TrainController
@@ -46,6 +46,7 @@ Reports = Generator[Sizing | Report, None, None]
 Order = dict[str, Any] | bool | None
 _NEVER = 1e9  # seconds: a group is made larger between trials, by another one, not within one
 _COORDINATOR = "AutoscalingCoordinator"  # of Ray Train's elastic groups, one for the cluster
+_COUNT_SECONDS = 5.0  # as long as Ray Train itself waits for it
 _LOOK_SECONDS = 1.0  # how often a trial that waits for a report looks whether its group lives
 
 
@@ -184,9 +185,10 @@ def _count_nodes() -> None:
     for a node that is gone, and do without one that has come.
     """
     # It may not be there yet, or have gone with its node: then the next one looks as it begins.
-    with suppress(ValueError, RayActorError):
+    with suppress(ValueError, RayError):
         coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
-        ray.get(coordinator.get_reserved_resources.remote("spinlock", recompute=True))
+        look = coordinator.get_reserved_resources.remote("spinlock", recompute=True)
+        ray.get(look, timeout=_COUNT_SECONDS)
 
 
 def _serve(packed: Packed, desk: Any) -> None:

@@ -76,8 +76,8 @@ class Resources(Config):
     """How trials are run, and with what.
 
     `ray_train` trains each trial by a group of Ray Train workers, data parallel if they are
-    several. `in_process` trains one worker inside the trial's own process: a third of the memory,
-    the same numbers. Either way the processes are kept for the next trial.
+    several. `in_process` trains one worker inside the trial's own process: the same numbers, and
+    two fifths of the memory. Either way the processes are kept for the next trial.
     """
 
     execution: Literal["ray_train", "in_process"] = "ray_train"

@@ -31,7 +31,7 @@ from spinlock.search.attempt import Assignment, reports
 from spinlock.search.book import Book
 from spinlock.search.checkpoints import newest_first, reports_in, trial_directory
 from spinlock.search.cluster import DRIVER
-from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
+from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.noa import NOA
 from spinlock.search.preemption import Notice
 from spinlock.search.replay import replay
@@ -40,6 +40,7 @@ from spinlock.search.searcher import BookSearcher
 from spinlock.search.space import Study
 from spinlock.search.storage import JOURNAL, database_name
 from spinlock.search.study import run
+from spinlock.search.trial import Trial
 from spinlock.training.config import training_config
 from spinlock.training.prepare import train_and_export
 from spinlock.training.trainer import Trainer

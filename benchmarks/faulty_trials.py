@@ -26,8 +26,9 @@ from psutil import NoSuchProcess
 
 from spinlock.artifact import provenance
 from spinlock.files import atomic_file
-from spinlock.search.ledger import Ledger, Trial, read_ledger
+from spinlock.search.ledger import Ledger, read_ledger
 from spinlock.search.space import Study
+from spinlock.search.trial import Trial
 
 RESULT = Path(__file__).parent / "results" / "faulty_trials.md"
 HOSTILE = {

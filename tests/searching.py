@@ -20,11 +20,12 @@ from spinlock.config import Config
 from spinlock.errors import ArtifactError
 from spinlock.search.book import Book
 from spinlock.search.checkpoints import Report
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.rules import Stop
 from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
 from spinlock.search.study import run
+from spinlock.search.trial import Trial
 from spinlock.training.guards import Guard
 
 

@@ -14,7 +14,7 @@ from spinlock.search.book import Book
 from spinlock.search.check import check
 from spinlock.search.events import EventLog, Promoted, State, read_events
 from spinlock.search.hypervolume import greedy
-from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
+from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.moves import Promote, next_move
 from spinlock.search.recorded import Run
 from spinlock.search.replay import replay
@@ -23,6 +23,7 @@ from spinlock.search.simulation import Ours, simulate
 from spinlock.search.space import Objective, Study
 from spinlock.search.story import explain
 from spinlock.search.study import run
+from spinlock.search.trial import Trial
 
 KINDS = {"regression": Regression()}
 

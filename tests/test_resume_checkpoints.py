@@ -22,11 +22,12 @@ from spinlock.search.checkpoints import (
     newest_first,
     trial_directory,
 )
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.pareto import best_epoch
 from spinlock.search.preemption import Notice
 from spinlock.search.space import Objective
 from spinlock.search.summary import disk
+from spinlock.search.trial import Trial
 
 
 def assignment(directory: Path, *, acknowledged: int = 0, **training: object) -> Assignment:

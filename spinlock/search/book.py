@@ -32,11 +32,12 @@ from spinlock.search.events import (
     Suggested,
     Verdict,
 )
-from spinlock.search.ledger import EVENTS, Ledger, Trial, read_ledger
+from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.moves import unpromoted
 from spinlock.search.parameter import Scalar
 from spinlock.search.rules import Stop, decide, give_up
 from spinlock.search.space import Study
+from spinlock.search.trial import Trial
 
 Listener = Callable[[Event, Ledger], None]
 Reporting = Callable[[Trial], Sequence[int]]

@@ -26,11 +26,12 @@ import cmaes
 import numpy as np
 
 from spinlock.search.events import State
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.methods import CMAES
 from spinlock.search.parameter import Scalar
 from spinlock.search.ranking import best_priors
 from spinlock.search.space import Promotion, Study
+from spinlock.search.trial import Trial
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _FAILED, _SICK = (3.0,), (4.0,)

@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from spinlock.errors import SearchError
@@ -18,7 +18,6 @@ from spinlock.search.events import (
     SessionClosed,
     SessionOpened,
     Sized,
-    Sizing,
     Started,
     State,
     StudyOpened,
@@ -27,80 +26,13 @@ from spinlock.search.events import (
     read_events,
 )
 from spinlock.search.memory_shown import Shown
-from spinlock.search.parameter import Scalar
-from spinlock.search.pareto import Scores, best_epoch
 from spinlock.search.rung import Rung
-from spinlock.search.space import Objective, Promotion, Rungs, Study
+from spinlock.search.space import Promotion, Rungs, Study
+from spinlock.search.trial import Trial
 
 EVENTS = "events.jsonl"
 _ALIKE = 3  # trials in a row that one cause may end before no other is begun
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d[\d.]*(e[-+]?\d+)?")
-
-
-@dataclass
-class Trial:
-    """One trial so far. `history` holds the metrics of every epoch that reported, in order."""
-
-    number: int
-    parameters: dict[str, Scalar]
-    suggested: float
-    attempts: int = 0
-    started: float | None = None
-    reported: float | None = None  # the first report
-    ended: float | None = None
-    spent: int = 0  # epochs of the whole search until it ended
-    crashes: list[str] = field(default_factory=list)
-    preemptions: list[tuple[int, str]] = field(default_factory=list)  # after which epoch, and why
-    displaced: bool = False  # by the last of these, and not taken up since
-    history: dict[int, dict[str, float]] = field(default_factory=dict)
-    verdict: Verdict | None = None
-    spared: Verdict | None = None  # what an audited trial would have ended by
-    paused: int | None = None  # the rung at which it waits
-    source: str | None = None  # the earlier search whose trial it is, of a prior
-    sizing: Sizing | None = None
-    micro_batch: int | None = None  # with which it goes on; None before its size is known
-    held: float = 0.0  # bytes that its present attempt was to take
-    killed: int = 0  # so often by a memory monitor
-    beside: bool = False  # since its last report it was killed beside a larger one, not counted
-    too_large: bool = False  # killed though its micro-batch was a single sample
-    _scored: tuple[tuple[int, tuple[Objective, ...]], tuple[int, Scores] | None] | None = field(
-        default=None, repr=False, compare=False
-    )
-
-    @property
-    def epochs(self) -> int:
-        """The last epoch that it reported; not each one before it need have."""
-        return max(self.history, default=0)
-
-    @property
-    def starting(self) -> float | None:
-        """Seconds from its start to its first batch; None before it has reported."""
-        if self.started is None or self.reported is None or not self.history:
-            return None
-        first = next(iter(self.history.values()))
-        return max(0.0, self.reported - self.started - first.get("seconds", 0.0))
-
-    def state(self, *, live: bool = True) -> State:
-        """Where it stands; under way is RUNNING or PREEMPTED while the search is `live`, else
-        INTERRUPTED.
-        """
-        if self.verdict is not None:
-            return self.verdict.state
-        if self.paused is not None:
-            return State.PAUSED
-        if not live:
-            return State.INTERRUPTED
-        return State.PREEMPTED if self.displaced else State.RUNNING
-
-    def best(self, objectives: Sequence[Objective]) -> tuple[int, Scores] | None:
-        """The epoch that it stands for and that one's scores; None before a finite one.
-
-        With one objective the best, the first of equals; with several see `best_epoch`.
-        """
-        asked = self.epochs, tuple(objectives)
-        if self._scored is None or self._scored[0] != asked:
-            self._scored = asked, best_epoch(self.history, objectives)
-        return self._scored[1]
 
 
 @dataclass
@@ -207,11 +139,11 @@ class Ledger:
                 trial = self._trial(event.trial)
                 trial.attempts, trial.displaced = event.attempt, False
                 trial.started = event.time if trial.started is None else trial.started
-                trial.held = _held(trial)
+                trial.held = trial.predicted
             case Sized():
                 trial = self._trial(event.trial)
                 trial.sizing, trial.micro_batch = event.sizing, event.sizing.micro_batch
-                trial.held = _held(trial)
+                trial.held = trial.predicted
             case Crashed():
                 trial = self._trial(event.trial)
                 trial.crashes.append(event.reason)
@@ -330,12 +262,6 @@ class Ledger:
         if verdict.state in (State.GUARDED, State.INFEASIBLE):
             for rung in self.rungs.values():
                 rung.discard(trial.number)
-
-
-def _held(trial: Trial) -> float:
-    if trial.sizing is None or trial.micro_batch is None:
-        return 0.0
-    return trial.sizing.predicted(trial.micro_batch)
 
 
 def fold(events: Iterable[Event]) -> Ledger:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spinlock.search.events import State, Verdict
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.space import Promotion
+from spinlock.search.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from spinlock.search.events import State
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.pareto import Scores, fronts
 from spinlock.search.space import Objective
+from spinlock.search.trial import Trial
 
 TRIED_FIRST = 5  # earlier trials that show what they are worth here
 

@@ -21,9 +21,10 @@ from spinlock.search.events import (
     State,
     Suggested,
 )
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.parameter import Scalar
 from spinlock.search.ranking import leaders, ranked
+from spinlock.search.trial import Trial
 
 _COLOURS = {
     State.RUNNING: "cyan",

@@ -14,11 +14,12 @@ from spinlock import artifact
 from spinlock.config import parse
 from spinlock.errors import ArtifactError, SearchError
 from spinlock.search.checkpoints import checkpoint_directory, trial_directory
-from spinlock.search.ledger import Ledger, Trial, read_ledger
+from spinlock.search.ledger import Ledger, read_ledger
 from spinlock.search.parameter import Scalar
 from spinlock.search.pareto import Scores
 from spinlock.search.ranking import leaders
 from spinlock.search.trainable import Trainable
+from spinlock.search.trial import Trial
 
 # Two evaluations of one model differ by the order of floating-point sums: other batch sizes,
 # thread counts or devices.

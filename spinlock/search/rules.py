@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spinlock.search.events import State, Verdict
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.ranking import best_priors
 from spinlock.search.rung import Rung
 from spinlock.search.space import ASHA, Objective
+from spinlock.search.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,12 @@ from spinlock.errors import SearchError
 from spinlock.search import storage
 from spinlock.search.conditions import ordered
 from spinlock.search.events import State
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.methods import CMAES, GP, TPE, Random
 from spinlock.search.optuna_words import distribution, sampler_of, suggest
 from spinlock.search.parameter import Scalar
 from spinlock.search.ranking import TRIED_FIRST, tried_first
+from spinlock.search.trial import Trial
 
 _log = logging.getLogger(__name__)
 # NSGA-II breeds from trials that have a generation; those of earlier searches are of the first.

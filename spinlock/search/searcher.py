@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from spinlock.errors import ConfigError
 from spinlock.search.book import Book
-from spinlock.search.ledger import Trial
 from spinlock.search.moves import Promote, next_move
 from spinlock.search.sampler import Sampler
+from spinlock.search.trial import Trial
 
 
 class BookSearcher(Searcher):

@@ -5,11 +5,12 @@ from statistics import fmean
 
 from spinlock.errors import SearchError
 from spinlock.search.events import Sizing, State
-from spinlock.search.ledger import Ledger, Trial
+from spinlock.search.ledger import Ledger
 from spinlock.search.methods import GP, TPE
 from spinlock.search.ranking import leaders, tried_first
 from spinlock.search.report import settings
 from spinlock.search.space import Promotion
+from spinlock.search.trial import Trial
 
 
 def explain(ledger: Ledger, number: int) -> list[str]:

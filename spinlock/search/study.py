@@ -31,7 +31,7 @@ from spinlock.search.checkpoints import trial_directory
 from spinlock.search.events import Prior
 from spinlock.search.execution import in_process, ray_train
 from spinlock.search.gauges import Gauges
-from spinlock.search.ledger import EVENTS, Ledger, Trial
+from spinlock.search.ledger import EVENTS, Ledger
 from spinlock.search.memory_kill import told_as_deaths
 from spinlock.search.packed import packed
 from spinlock.search.report import Progress
@@ -43,6 +43,7 @@ from spinlock.search.space import Resources, Study
 from spinlock.search.storage import JOURNAL
 from spinlock.search.tables import write_tables
 from spinlock.search.trainable import Trainable
+from spinlock.search.trial import Trial
 from spinlock.search.warm_start import earlier
 
 

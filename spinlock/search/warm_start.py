@@ -16,10 +16,11 @@ from spinlock.config import dotted, parse
 from spinlock.errors import SearchError
 from spinlock.search.conditions import ordered
 from spinlock.search.events import Prior, State
-from spinlock.search.ledger import Trial, read_ledger
+from spinlock.search.ledger import read_ledger
 from spinlock.search.parameter import Parameter, Scalar
 from spinlock.search.space import Study
 from spinlock.search.trainable import Trainable
+from spinlock.search.trial import Trial
 
 _FILES = ("data.path", "tokenizer", "features_cache")  # what is in them is among the facts
 

@@ -16,7 +16,7 @@ from searching import Regression, RegressionConfig
 
 from spinlock.errors import SearchError
 from spinlock.search import checkpoints
-from spinlock.search.cluster import DRIVER, _free_port, connect
+from spinlock.search.cluster import DRIVER, _free_port, _in_turn, connect
 from spinlock.search.noa import NOA
 from spinlock.search.nodes import _look, require_shared
 from spinlock.search.space import Resources
@@ -106,14 +106,15 @@ def test_what_stands_in_the_way_of_the_lock_is_one_sentence(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / f"spinlock-{os.getuid()}.lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SearchError, match="cannot be locked while Ray starts"), _free_port():
+    with pytest.raises(SearchError, match="cannot be locked while Ray starts"), _in_turn():
         pass
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_searches_that_begin_at_once_choose_different_ports_for_their_dashboards() -> None:
     def begin() -> socket.socket:
-        with _free_port() as port:
+        with _in_turn():
+            port = _free_port()
             time.sleep(0.1)  # a dashboard does not listen at once
             return socket.create_server(("127.0.0.1", port))
 

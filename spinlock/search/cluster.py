@@ -23,7 +23,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,28 +136,27 @@ def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]
     protect_token()
     ray_constants.ENABLE_RAY_CLUSTER = False  # was read when ray was imported
     many = os.environ.get(_MANY) or str(_PER_WORKER * cpus)
-    with (
-        _free_port() if dashboard else nullcontext() as port,
-        _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}),
-    ):
-        return ray.init(
-            address="local",  # without it Ray joins another search's Ray on this machine
-            num_cpus=cpus,
-            resources={DRIVER: drivers},
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    with _in_turn() if dashboard else nullcontext():
+        port = _free_port() if dashboard else None
+        with _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}):
+            return ray.init(
+                address="local",  # without it Ray joins another search's Ray on this machine
+                num_cpus=cpus,
+                resources={DRIVER: drivers},
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                runtime_env=environment,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
 
 
 @contextmanager
-def _free_port() -> Iterator[int]:
-    """Where the dashboard is to listen: 8265, or the next port that is free.
+def _in_turn() -> Iterator[None]:
+    """Of searches that are begun at the same moment, one after the other chooses its port.
 
-    Of searches that are begun at the same moment, each waits until the one before it listens.
+    Each waits until the one before it listens there.
     """
     place = Path(tempfile.gettempdir()) / f"spinlock-{os.getuid()}.lock"
     try:
@@ -169,14 +168,15 @@ def _free_port() -> Iterator[int]:
             "TMPDIR to a directory of your own."
         ) from None
     with lock:
-        for port in range(ray_constants.DEFAULT_DASHBOARD_PORT, 2**16):
-            with socket.socket() as probe:
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-            yield port
-            return
+        yield
+
+
+def _free_port() -> int:
+    """Where the dashboard listens: 8265, or the next port that is free."""
+    for port in range(ray_constants.DEFAULT_DASHBOARD_PORT, 2**16):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
     raise SearchError("no port of 127.0.0.1 is free for Ray's dashboard.")
 
 

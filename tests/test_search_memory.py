@@ -25,7 +25,8 @@ from spinlock.search.events import Sizing, State
 from spinlock.search.execution import TRIAL, _report
 from spinlock.search.ledger import read_ledger
 from spinlock.search.memory_kill import MemoryKillError, is_memory_kill
-from spinlock.search.memory_shown import KEPT, Known
+from spinlock.search.memory_model import Known
+from spinlock.search.memory_shown import KEPT
 from spinlock.search.noa import NOA
 from spinlock.search.preemption import Notice
 from spinlock.search.sizing import Room

@@ -17,7 +17,7 @@ from spinlock.search.checkpoints import Report
 from spinlock.search.curves import Curves
 from spinlock.search.execution import TRIAL
 from spinlock.search.group import Reports
-from spinlock.search.memory_shown import Known
+from spinlock.search.memory_model import Known
 from spinlock.search.preemption import Nodes, Notice, Preempted, watched
 from spinlock.search.sizing import Probed, Room, size
 from spinlock.search.space import Objective

@@ -192,8 +192,7 @@ class Ledger:
         self.epochs += event.epoch - trial.epochs
         trial.history[event.epoch] = event.metrics
         trial.beside = False
-        if trial.sizing is not None and trial.micro_batch is not None:
-            self.memory.epoch(trial.number, trial.sizing, trial.micro_batch, event.metrics)
+        self.memory.epoch(trial, event.metrics)
         if trial.micro_batch is not None and "micro_batch" in event.metrics:  # smaller did not fit
             trial.micro_batch = min(trial.micro_batch, int(event.metrics["micro_batch"]))
         trial.reported = event.time if trial.reported is None else trial.reported
@@ -218,8 +217,7 @@ class Ledger:
             trial.beside = True
             return
         trial.beside = False
-        if trial.sizing is not None and trial.micro_batch is not None:
-            self.memory.failure(trial.sizing, trial.micro_batch)
+        self.memory.failure(trial)
         trial.too_large = trial.micro_batch == 1 and trial.sizing is not None
         trial.micro_batch = 1 if trial.micro_batch is None else max(1, trial.micro_batch // 2)
 

@@ -31,6 +31,18 @@ class Peak:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What the log tells a plan: peaks that were measured, and the least prediction that failed.
+
+    A trial that ran out of memory, or that a memory monitor killed, shows by what was predicted of
+    it that there is no room for so much.
+    """
+
+    peaks: tuple[Peak, ...] = ()
+    failed: float = math.inf
+
+
+@dataclass(frozen=True)
 class MemoryModel:
     """Rates by the names of amounts; `margin` is the share by which a plan reckons with more."""
 

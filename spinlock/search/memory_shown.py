@@ -2,25 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 
-from spinlock.search.events import Sizing
-from spinlock.search.memory_model import Peak
+from spinlock.search.memory_model import Known, Peak
+from spinlock.search.trial import Trial
 
 KEPT = 200  # the newest peaks that a model is fitted to
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the log tells a plan: peaks that were measured, and the least prediction that failed.
-
-    A trial that ran out of memory, or that a memory monitor killed, shows by what was predicted of
-    it that there is no room for so much.
-    """
-
-    peaks: tuple[Peak, ...] = ()
-    failed: float = math.inf
 
 
 class Shown:
@@ -36,24 +23,25 @@ class Shown:
         newest = [*islice(reversed(self._peaks.values()), KEPT)]
         return Known(tuple(reversed(newest)), self._failed)
 
-    def epoch(
-        self, number: int, sizing: Sizing, micro_batch: int, metrics: Mapping[str, float]
-    ) -> None:
-        """An epoch that was begun with `micro_batch`.
+    def epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        """An epoch that the trial began with the micro-batch that it has.
 
         The peak of one that ran out of memory belongs to no micro-batch, so it tells nothing.
         """
-        if not {"micro_batch", "peak_memory_bytes"} <= metrics.keys():
+        sizing, before = trial.sizing, trial.micro_batch
+        measured = {"micro_batch", "peak_memory_bytes"} <= metrics.keys()
+        if sizing is None or before is None or not measured:
             return
         now = int(metrics["micro_batch"])
-        if now < micro_batch:
-            self.failure(sizing, micro_batch)
+        if now < before:
+            self.failure(trial)
             return
-        footprint, last = sizing.footprint, self._peaks.get((number, now))
+        footprint, last = sizing.footprint, self._peaks.get((trial.number, now))
         peak = metrics["peak_memory_bytes"] - footprint.on(sizing.device)
         if last is None or peak > last.peak:
-            self._peaks[number, now] = Peak(footprint, now, peak)
+            self._peaks[trial.number, now] = Peak(footprint, now, peak)
 
-    def failure(self, sizing: Sizing, micro_batch: int) -> None:
-        """There was no room for so much."""
-        self._failed = min(self._failed, sizing.predicted(micro_batch))
+    def failure(self, trial: Trial) -> None:
+        """There was no room for the trial with the micro-batch that it has."""
+        if trial.sizing is not None:  # else nothing was predicted of it
+            self._failed = min(self._failed, trial.predicted)

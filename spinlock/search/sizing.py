@@ -14,8 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from spinlock.search.events import Sizing
-from spinlock.search.memory_model import MemoryModel, Peak
-from spinlock.search.memory_shown import Known
+from spinlock.search.memory_model import Known, MemoryModel, Peak
 from spinlock.search.space import Resources
 from spinlock.training.footprint import Footprint, Probe
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import torch
 import typer
 from noa_runs import SMALL, refused, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
 from spinlock import artifact
 from spinlock.cli import commands
 from spinlock.config import load
 from spinlock.document import plain
 from spinlock.noa import NeuralOperatorAgent
-from spinlock.training import checkpoint
+from spinlock.training import checkpoint, retention
 from spinlock.training.config import NOATraining
 from spinlock.training.noa_recipe import KEYS, default
+from spinlock.training.trainer import Trainer
 
 MEASURED = {"seconds", "peak_memory_bytes"}
 NUMBER = r"\d[\d.e+-]*"
@@ -201,6 +204,28 @@ def test_what_a_run_left_that_was_stopped_before_its_first_checkpoint_is_begun_a
     (tmp_path / "config.yaml").touch()
     (tmp_path / "events").mkdir()
     train("--dataset", tiny_data, *SMALL, "--epochs", "1", "--checkpoint-dir", tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "file"), [("step", "step_1.pt"), ("epoch", "epoch_1.pt")])
+def test_a_run_stopped_while_it_saves_is_gone_on_with_from_what_it_saved(
+    kind, file, tiny_data, tmp_path, monkeypatch
+):
+    save = getattr(retention, f"save_{kind}")
+
+    def interrupted(trainer: Trainer, directory: Path) -> Path:
+        path = save(trainer, directory)
+        signal.raise_signal(signal.SIGINT)
+        return path
+
+    monkeypatch.setattr(retention, f"save_{kind}", interrupted)
+    saved_by = {"step": ("--save-every", "1"), "epoch": ()}[kind]
+    words = ["train-noa", "--dataset", tiny_data, *SMALL, *saved_by, "--checkpoint-dir", tmp_path]
+    done = CliRunner().invoke(commands(), [*map(str, words)])
+    assert done.exit_code == 130
+    how = f"Interrupted. Go on with: spinlock train-noa --resume {tmp_path / file}\n"
+    assert done.stderr.endswith(how)
+    monkeypatch.undo()
+    train("--resume", tmp_path / file)
 
 
 @pytest.mark.skipif(

@@ -10,8 +10,10 @@ init_from.json         whose weights it started from, if from any
 
 import json
 import math
+import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +184,8 @@ class NOARun:
         self.events.update(update, rate, state.global_step - 1)
         if state.global_step % self.save_every == 0:
             self.events.flush()
-            self.latest = retention.save_step(trainer, self.out)
+            with _interrupts_waiting():
+                self.latest = retention.save_step(trainer, self.out)
 
     def _after_epoch(self, server: MLflow | None, report: EpochReport, epochs: int) -> None:
         step = self.trainer.state.global_step
@@ -190,7 +193,8 @@ class NOARun:
         self.events.epoch(report, step)
         if server is not None:
             server.epoch(report, step)
-        self.latest = retention.save_epoch(self.trainer, self.out)
+        with _interrupts_waiting():
+            self.latest = retention.save_epoch(self.trainer, self.out)
         outputs.write_history(self.out, self.trainer.state)
         self._say(epoch_text(report, epochs))
 
@@ -201,3 +205,16 @@ class NOARun:
             if self.latest.parent != self.out:
                 how += f" --checkpoint-dir {self.out}"
         print(f"Interrupted. {how}", file=sys.stderr)
+
+
+@contextmanager
+def _interrupts_waiting() -> Iterator[None]:
+    """Ctrl-C takes effect after the block: what is saved in it is known to be saved."""
+    asked: list[object] = []
+    before = signal.signal(signal.SIGINT, lambda *got: asked.append(got))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        signal.raise_signal(signal.SIGINT)

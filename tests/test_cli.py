@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from spinlock import cli
 from spinlock.artifact import load
+from spinlock.training.trainer import Trainer
 
 RECIPE = """\
 operators: 6
@@ -103,6 +105,22 @@ def test_a_run_goes_on_only_when_asked_to_and_keeps_its_best_epoch(
     assert "Epoch 1/2" not in resumed.stderr
     assert "Epoch 2/2" in resumed.stderr
     assert load(out / "best", "noa").metrics["epoch"] in (1, 2)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_begun_anew(
+    training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(trainer: Trainer, path: Path) -> None:
+        path.parent.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "save", interrupted)
+    words = ["train", str(training), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(cli.commands(), words)
+    assert done.exit_code == 130
+    assert done.stderr.endswith("Interrupted. Nothing was saved yet.\n")
+    monkeypatch.undo()
+    assert CliRunner().invoke(cli.commands(), words).exit_code == 0
 
 
 def test_several_bad_settings_are_told_in_one_message(training: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,15 @@ def test_what_a_run_left_that_was_stopped_before_its_first_checkpoint_is_begun_a
     train("--dataset", tiny_data, *SMALL, "--epochs", "1", "--checkpoint-dir", tmp_path)
 
 
+@pytest.fixture
+def minding_interrupts() -> Iterator[None]:
+    """Ctrl-C does what it does to a user's command, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("minding_interrupts")
 @pytest.mark.parametrize(("kind", "file"), [("step", "step_1.pt"), ("epoch", "epoch_1.pt")])
 def test_a_run_stopped_while_it_saves_is_gone_on_with_from_what_it_saved(
     kind, file, tiny_data, tmp_path, monkeypatch
@@ -220,7 +230,7 @@ def test_a_run_stopped_while_it_saves_is_gone_on_with_from_what_it_saved(
     monkeypatch.setattr(retention, f"save_{kind}", interrupted)
     saved_by = {"step": ("--save-every", "1"), "epoch": ()}[kind]
     words = ["train-noa", "--dataset", tiny_data, *SMALL, *saved_by, "--checkpoint-dir", tmp_path]
-    done = CliRunner().invoke(commands(), [*map(str, words)])
+    done = CliRunner().invoke(commands(), list(map(str, words)))
     assert done.exit_code == 130
     how = f"Interrupted. Go on with: spinlock train-noa --resume {tmp_path / file}\n"
     assert done.stderr.endswith(how)

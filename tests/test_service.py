@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from noa_runs import mind_interrupts
 from ray.job_submission import JobSubmissionClient
 from searching import Regression, without_ray
 from test_search_launch import ROOT, SPACE
@@ -166,6 +167,7 @@ def test_a_search_is_sent_watched_stopped_resumed_and_fetched(
             text=True,
             cwd=ROOT,
             env=environment(tmp_path),
+            preexec_fn=mind_interrupts,
         )
 
     def spinlock(*words: object, code: int = 0) -> str:

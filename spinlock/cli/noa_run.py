@@ -10,6 +10,7 @@ init_from.json         whose weights it started from, if from any
 
 import json
 import math
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -201,9 +202,10 @@ class NOARun:
     def _tell_how_to_go_on(self) -> None:
         how = "Nothing was saved yet."
         if self.latest is not None:
-            how = f"Go on with: spinlock train-noa --resume {self.latest}"
+            words = ["spinlock", "train-noa", "--resume", str(self.latest)]
             if self.latest.parent != self.out:
-                how += f" --checkpoint-dir {self.out}"
+                words += ["--checkpoint-dir", str(self.out)]
+            how = f"Go on with: {shlex.join(words)}"
         print(f"Interrupted. {how}", file=sys.stderr)
 
 

@@ -12,6 +12,7 @@ from spinlock.cli.root import Overrides, app
 from spinlock.errors import SpinlockError
 from spinlock.files import own_directory
 from spinlock.progress import bar
+from spinlock.training.checkpoint import place
 from spinlock.training.config import training_config
 from spinlock.training.prepare import train_and_export
 from spinlock.training.state import EpochReport
@@ -31,37 +32,38 @@ def train(
     """Train one configuration; the best epoch is kept as an artifact in OUT/best."""
     document, lines = config.read(recipe)
     wanted = training_config(document, where=str(recipe), lines=lines, overrides=overrides or ())
-    checkpoint = own_directory(out, "artifact and checkpoint") / "checkpoint"
-    if checkpoint.exists() and not resume:
+    saved = place(own_directory(out, "artifact and checkpoint") / "checkpoint")
+    if saved.exists() and not resume:
         raise SpinlockError(
             f"{out}: a run is here already. Go on with it by --resume, or give another --out."
         )
-    with bar("batches") as progress:
-        task = progress.add_task("epoch 1", total=None)
+    try:
+        with bar("batches") as progress:
+            task = progress.add_task("epoch 1", total=None)
 
-        def step(trainer: Trainer) -> None:
-            progress.update(
-                task,
-                description=f"epoch {trainer.state.epoch + 1}/{wanted.epochs}",
-                completed=trainer.state.batch,
-                total=trainer.batches,
-            )
-            if save_every is not None and trainer.state.global_step % save_every == 0:
-                trainer.save(checkpoint)
+            def step(trainer: Trainer) -> None:
+                progress.update(
+                    task,
+                    description=f"epoch {trainer.state.epoch + 1}/{wanted.epochs}",
+                    completed=trainer.state.batch,
+                    total=trainer.batches,
+                )
+                if save_every is not None and trainer.state.global_step % save_every == 0:
+                    trainer.save(saved)
 
-        trainer = Trainer(wanted, on_step=step)
-        if resume:
-            trainer.restore(checkpoint)
+            trainer = Trainer(wanted, on_step=step)
+            if resume:
+                trainer.restore(saved)
 
-        def after(report: EpochReport, epochs: int) -> None:
-            trainer.save(checkpoint)
-            progress.console.print(epoch_text(report, epochs), highlight=False)
+            def after(report: EpochReport, epochs: int) -> None:
+                trainer.save(saved)
+                progress.console.print(epoch_text(report, epochs), highlight=False)
 
-        try:
             best = train_and_export(trainer, out / "best", progress=after)
-        except KeyboardInterrupt:
-            print(f"Interrupted. Go on with: {again('--resume')}", file=sys.stderr)
-            raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        how = f"Go on with: {again('--resume')}" if saved.exists() else "Nothing was saved yet."
+        print(f"Interrupted. {how}", file=sys.stderr)
+        raise typer.Exit(130) from None
     print(
         f"Best: epoch {best.epoch}, {trainer.task.selection} "
         f"{best.metrics[trainer.task.selection]:.6g}, in {out / 'best'}"

@@ -140,20 +140,20 @@ def _run(console: Console, wanted: VQVAERecipe, resume_from: Path | None, verbos
     _save(trainer, out)  # a run that has ended already has no epoch to be saved after
     outputs.write_recipe(out, wanted)
     _describe(console, trainer, verbose)
-    with bar("epochs") as progress:
-        row = progress.add_task("training", total=wanted.epochs, completed=trainer.state.epoch)
+    try:
+        with bar("epochs") as progress:
+            row = progress.add_task("training", total=wanted.epochs, completed=trainer.state.epoch)
 
-        def after(report: EpochReport, total: int) -> None:
-            _save(trainer, out)
-            progress.update(row, completed=report.epoch, description=_short(report))
-            if verbose or report.stop is not None:
-                progress.console.print(epoch_text(report, total), highlight=False)
+            def after(report: EpochReport, total: int) -> None:
+                _save(trainer, out)
+                progress.update(row, completed=report.epoch, description=_short(report))
+                if verbose or report.stop is not None:
+                    progress.console.print(epoch_text(report, total), highlight=False)
 
-        try:
             best = train_and_export(trainer, out / outputs.BEST, progress=after)
-        except KeyboardInterrupt:
-            print(f"Interrupted. Go on with: {again('--resume-from', str(out))}", file=sys.stderr)
-            raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        print(f"Interrupted. Go on with: {again('--resume-from', str(out))}", file=sys.stderr)
+        raise typer.Exit(130) from None
     metrics = outputs.write_results(out, _task(trainer), best)
     console.print(_results(metrics))
     console.print(f"Best: epoch {best.epoch}, in {out / outputs.BEST}", soft_wrap=True)

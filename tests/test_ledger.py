@@ -109,6 +109,26 @@ def test_a_disk_that_is_full_leaves_no_part_of_a_line_and_the_log_goes_on_after_
     assert read_ledger(tmp_path).trials[0].history == trial.history
 
 
+def test_an_interrupt_while_a_line_is_written_leaves_a_log_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands there, whole, and the book has not heard that it does."""
+    found = book(tmp_path)
+    trial = found.suggested({"optimizer.lr": 0.01})
+
+    def interrupted(_: int) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        found.report(trial.number, 1, metrics(0.5), None)
+    found.close()
+    ledger = read_ledger(tmp_path)
+    assert ledger.trials[0].history == {1: metrics(0.5)}
+    assert ledger.sessions[-1].closed == "interrupted"
+
+
 @pytest.mark.parametrize("damage", [b"", b"\n", b"x", b'{"event":"epoch"}', b"\x00" * 40])
 def test_damage_in_the_middle_is_an_error_with_its_line(tmp_path: Path, damage: bytes) -> None:
     path = filled(tmp_path)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from noa_runs import mind_interrupts
 
@@ -139,8 +140,15 @@ def test_a_pair_that_was_interrupted_goes_on_and_its_best_are_validated(
     for line in begun.stdout:
         said += line
         if line.startswith("noa  trial 0: epoch 1/3"):
-            begun.send_signal(signal.SIGINT)
+            # As Ray stops a job: each of its processes at once.
+            children = psutil.Process(begun.pid).children()
+            sides = [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+            for each in (*sides, begun):
+                each.send_signal(signal.SIGTERM)
+            assert len(sides) == 2
     assert begun.wait(60) == 130, said
+    for name in ("noa", "vqvae"):
+        assert read_ledger(tmp_path / "x" / name).sessions[-1].closed == "interrupted"
     assert "Interrupted. Go on with:" in said
     assert "--resume" in said
     assert "vqvae  trial 0: started" in said

@@ -230,19 +230,12 @@ class EventLog:
             self._stream = self.path.open("ab", buffering=0)  # no rest to be written at a close
         body = event.model_dump_json().removesuffix("}").encode()
         checksum = crc32(body, self._checksum)
-        line = body + _seal(checksum)
-        size = self._stream.seek(0, os.SEEK_END)
         try:
-            while line:
-                line = line[self._stream.write(line) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            self._stream.truncate(size)
-            raise SearchError(
-                f"{self.path}: cannot be written: {error.strerror}. All before it is safe. Put "
-                "this right, then go on with --resume."
-            ) from None
-        self._checksum = checksum
+            _append(self._stream, self.path, body + _seal(checksum))
+            self._checksum = checksum
+        except BaseException:  # an interrupt, and who knows how far it came: the next line looks
+            self.close()
+            raise
 
     def close(self) -> None:
         if self._stream is not None:
@@ -251,6 +244,20 @@ class EventLog:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_stream": None}
+
+
+def _append(stream: FileIO, path: Path, line: bytes) -> None:
+    size = stream.seek(0, os.SEEK_END)
+    try:
+        while line:
+            line = line[stream.write(line) :]
+        os.fsync(stream.fileno())
+    except OSError as error:
+        stream.truncate(size)
+        raise SearchError(
+            f"{path}: cannot be written: {error.strerror}. All before it is safe. Put this right, "
+            "then go on with --resume."
+        ) from None
 
 
 class EventReader:

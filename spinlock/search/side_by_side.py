@@ -1,8 +1,10 @@
 """Several searches at once on one Ray, each in a process of its own, led by this one.
 
 A process has one Tuner: Tune takes its signals and its whole main thread. So each search has its
-own, with its own log, and is resumed by it. Ctrl-C and SIGTERM reach the leader alone, which
-passes them on; a search that fails ends the others in good order too.
+own, with its own log, and is resumed by it. Ctrl-C and SIGTERM are the leader's alone, which passes
+them on as one interrupt: Ray stops a job by a SIGTERM to each of its processes, and a second
+interrupt would break off the end that the first one began. A search that fails ends the others in
+good order too.
 """
 
 import os
@@ -112,6 +114,7 @@ def _search(side: Side, resume: bool, address: str, share: int, ready: Event) ->
     """One search, in its own process; its end is the process's exit code."""
     os.setpgrp()  # so that the terminal's Ctrl-C reaches the leader alone
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     code = INTERRUPTED
     try:
         ready.set()

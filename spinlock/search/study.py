@@ -267,9 +267,13 @@ def _alone(experiment: Path) -> Iterator[None]:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM ends the session as Ctrl-C does (which Tune itself catches)."""
+    """Inside, SIGTERM ends the session as Ctrl-C does (which Tune itself catches).
+
+    A process that has been told to ignore it goes on to do so.
+    """
     before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import ray.util.state
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from searching import Regression, RegressionConfig, RegressionTrainer, told, without_ray
@@ -152,6 +153,28 @@ def test_a_trial_whose_node_is_drained_goes_on_elsewhere_where_it_was(
     assert "is being drained and goes in" in reason
     story = explain(read_ledger(experiment), 0)
     assert any(line.startswith(f"It was preempted after epoch {epoch}: node") for line in story)
+
+
+@pytest.mark.soak
+def test_a_trial_whose_node_goes_before_it_has_ended_a_step_is_preempted_all_the_same(
+    three_nodes: Cluster, tmp_path: Path
+) -> None:
+    wanted, experiment = study("ray_train", seconds=24.0, batch_size=48), tmp_path / "x"
+    desks = set[str]()
+
+    def disturb() -> None:
+        node = busy_node()
+        assert node is not None
+        actors = ray.util.state.list_actors(filters=[("class_name", "=", "Desk")])
+        desks.update(each.node_id for each in actors)
+        (at,) = (each for each in three_nodes.worker_nodes if each.node_id == node)
+        drain(three_nodes.address, node, time.time() + 3)
+        time.sleep(3)
+        three_nodes.remove_node(at, allow_graceful=False)
+
+    searched(wanted, experiment, three_nodes.address, disturb)
+    moved_once(experiment, wanted, tmp_path)
+    assert desks == {three_nodes.head_node.node_id}, "with the process that waits for the group"
 
 
 @pytest.mark.slow

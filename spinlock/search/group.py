@@ -31,9 +31,11 @@ from ray.train import Result, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
 from spinlock.errors import SearchError
+from spinlock.search.causes import causes
 from spinlock.search.checkpoints import Report
 from spinlock.search.desk import Desk, opened, sealed
 from spinlock.search.events import Sizing
@@ -78,7 +80,11 @@ class Group:
 
     def __init__(self, attempt: Packed, resources: Resources, storage: Path, name: str) -> None:
         self._resources = resources
-        self._desk = ray.remote(num_cpus=0)(Desk).remote(resources.workers, own_node())
+        (here,) = own_node()
+        # Where this process is: on any other machine the group would go with that one, too.
+        beside = NodeAffinitySchedulingStrategy(here, soft=False)
+        desk = ray.remote(num_cpus=0, scheduling_strategy=beside)(Desk)
+        self._desk = desk.remote(resources.workers, [here])
         self._end: Future[None] = Future()
         if resources.min_workers is not None:
             _count_nodes()
@@ -169,9 +175,9 @@ class Group:
                 try:
                     self._end.result()
                 except WorkerGroupError as error:
-                    for failure in error.worker_failures.values():
-                        if isinstance(failure, RayActorError) and failure.preempted:
-                            raise Preempted(str(failure)) from None
+                    for _, cause in causes(error):
+                        if isinstance(cause, RayActorError) and cause.preempted:
+                            raise Preempted(str(cause)) from None
                     raise
                 raise SearchError("the group of Ray Train workers has ended without a reason.")
         report: Sizing | Report | None = opened(ray.get(answer))

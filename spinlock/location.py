@@ -67,7 +67,7 @@ def located(value: object) -> Path | Uri:
             "environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
     uri = Uri(address, fragment or None)
-    if not uri.name:
+    if uri.name in ("", ".."):
         raise ValueError("names a whole store, not a file or directory in it")
     return uri
 
@@ -171,13 +171,14 @@ def _entries(uri: Uri) -> tuple[Any, list[_Entry]]:
         inside = store.get_file_info(fs.FileSelector(path, recursive=True))
         whole = [each for each in inside if each.type == fs.FileType.File]
     base = found.path if found.type == fs.FileType.Directory else path
-    return store, sorted(
-        (
-            _Entry(each.path, each.path[len(base) :].strip("/"), each.size, each.mtime_ns or 0)
-            for each in whole
-        ),
-        key=lambda entry: entry.name,
-    )
+    entries = [
+        _Entry(each.path, each.path[len(base) :].strip("/"), each.size, each.mtime_ns or 0)
+        for each in whole
+    ]
+    for entry in entries:  # a key of a store may be any text
+        if {"..", ".", ""} & {*entry.name.split("/")} and entry.name:
+            raise ValueError(f"{entry.path!r} there names no file below the directory")
+    return store, sorted(entries, key=lambda entry: entry.name)
 
 
 def _bring(store: Any, entries: list[_Entry], to: Path) -> str:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from object_store import Store, served
+from pyarrow import fs
 from ray.cluster_utils import Cluster
 
 from spinlock.data import open_dataset
@@ -86,6 +87,7 @@ def test_what_is_written_is_what_is_read(path: str, pin: bool) -> None:
     [
         ("s3://key:word@bucket/flow.h5", "AWS_ACCESS_KEY_ID"),
         ("s3://bucket", "a whole store"),
+        ("s3://bucket/..", "a whole store"),
         ("s3://bucket/flow.h5#latest", "sha256: and 64 digits"),
     ],
 )
@@ -107,6 +109,26 @@ def test_a_file_is_brought_once_and_pinned_to_its_bytes(store: Store) -> None:
     assert str(known) == f"{uri}#sha256:{sha256(content).hexdigest()}"
     assert local(known) == copy == Path(another(str(uri)).communicate()[0].strip())
     assert store.asked("GET OBJECT") == before + 1
+
+
+@pytest.mark.parametrize("key", ["../../evil", "a/../../evil", "a//b", "./a"])
+def test_a_key_that_leads_out_of_its_directory_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    class Hostile:
+        def from_uri(self, _: str) -> tuple[Any, str]:
+            return self, "bucket/d"
+
+        def get_file_info(self, asked: Any) -> Any:
+            if asked == "bucket/d":
+                return fs.FileInfo(asked, fs.FileType.Directory)
+            return [fs.FileInfo(f"bucket/d/{key}", fs.FileType.File, size=1)]
+
+    monkeypatch.setenv("SPINLOCK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fs, "FileSystem", Hostile())
+    with pytest.raises(SpinlockError, match="names no file below the directory"):
+        local(Uri("s3://bucket/d"))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_processes_that_ask_at_once_wait_for_one_copy(store: Store) -> None:

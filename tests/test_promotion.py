@@ -23,6 +23,7 @@ from spinlock.search.simulation import Ours, simulate
 from spinlock.search.space import Objective, Study
 from spinlock.search.story import explain
 from spinlock.search.study import run
+from spinlock.search.summary import summary
 from spinlock.search.trial import Trial
 
 KINDS = {"regression": Regression()}
@@ -173,6 +174,9 @@ def test_a_guard_that_would_stop_an_audited_trial_at_a_rung_lets_it_run_on(tmp_p
 def test_a_spent_budget_leaves_those_that_wait_for_a_resume_with_more(tmp_path: Path) -> None:
     ledger = Alone(tmp_path, study(budget={"epochs": 5})).go_on()
     assert {trial.state() for trial in ledger.trials.values()} == {State.PAUSED}
+    assert ledger.sessions[-1].closed == "finished", "with what it was given"
+    (line,) = (line for line in summary(ledger, epochs=9) if line.startswith("budget"))
+    assert f"{len(ledger.trials)} of the trials wait at a rung for more. --resume" in line
     more = Alone(tmp_path, study(), resume=True).go_on()
     assert len(more.trials) == 12
     assert not more.unfinished

@@ -21,6 +21,7 @@ from spinlock import artifact
 from spinlock.errors import ArtifactError, SearchError
 from spinlock.search import cluster
 from spinlock.search.events import State
+from spinlock.search.fetch import export_whole
 from spinlock.search.ledger import Ledger, read_ledger
 from spinlock.search.noa import NOA
 from spinlock.search.replay import replay
@@ -220,6 +221,25 @@ def test_an_export_that_does_not_reproduce_its_metrics_is_refused(
     finally:
         found.checkpoint.rename(other)
         hidden.rename(found.checkpoint)
+
+
+class Worse(Regression):
+    """Its exported models are not what they were."""
+
+    def evaluate(self, _: Path) -> dict[str, float]:
+        return {"val/traj": 1e9}
+
+
+def test_what_is_exported_to_be_fetched_is_there_only_if_it_gives_its_metrics_again(
+    searched: StudyResult, tmp_path: Path
+) -> None:
+    place, number = tmp_path / "exported", best(searched.experiment).trial
+    with pytest.raises(ArtifactError, match="does not reproduce"):
+        export_whole(searched.experiment, place, {"regression": Worse()}, number)
+    assert not [*tmp_path.iterdir()]
+    for _ in ("first", "another that has begun before the first was there"):
+        export_whole(searched.experiment, place, {"regression": Regression()}, number)
+        assert [*tmp_path.iterdir()] == [place]
 
 
 def test_a_finished_search_is_extended_by_asking_for_more(searched: StudyResult) -> None:

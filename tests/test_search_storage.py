@@ -19,7 +19,15 @@ from spinlock.search.events import read_events
 from spinlock.search.ledger import EVENTS
 from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
-from spinlock.search.storage import JOURNAL, PASSWORD, connect, database_name, in_journal, reason
+from spinlock.search.storage import (
+    JOURNAL,
+    PASSWORD,
+    connect,
+    database_name,
+    in_journal,
+    reason,
+    watched_by,
+)
 
 TRIALS = 14
 
@@ -102,6 +110,11 @@ def test_a_database_that_stops_answering_costs_no_trial_and_is_mended_at_the_end
     assert suggestions(found) == suggestions(straight)
     sampler.settle(directory, url=url(directory))
     agree(found.ledger, stored(found, directory))
+
+
+def test_the_command_for_optunas_dashboard_names_the_study_that_there_is(tmp_path: Path) -> None:
+    assert watched_by(tmp_path, None) == f"optuna-dashboard {tmp_path / 'optuna.journal'}"
+    assert watched_by(tmp_path, "sqlite:////a b.db") == "optuna-dashboard 'sqlite:////a b.db'"
 
 
 def test_a_journal_that_cannot_be_written_costs_no_trial(

@@ -19,6 +19,7 @@ from test_submit import TOKEN, dashboard, environment, ray_files  # noqa: F401 -
 from spinlock.cli import commands
 from spinlock.errors import SearchError
 from spinlock.search import jobs, remote
+from spinlock.search.alone import alone
 from spinlock.search.fetch import bring, fetch_log
 from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.space import Study
@@ -104,6 +105,17 @@ def test_what_is_fetched_has_its_tables_and_takes_no_others_place(tmp_path: Path
             fetch_log(refused, Path("/shared/other"), out)
 
 
+def test_nothing_is_fetched_into_the_directory_of_a_search(tmp_path: Path) -> None:
+    """Its driver would go on to write into a file that is no longer there."""
+    begun(tmp_path / "x")
+    with alone(tmp_path / "x", EVENTS):
+        pass
+    before = (tmp_path / "x" / EVENTS).stat().st_ino
+    with pytest.raises(SearchError, match="a search was run in this directory"):
+        fetch_log((tmp_path / "x" / EVENTS).read_bytes(), tmp_path / "x", tmp_path / "x")
+    assert (tmp_path / "x" / EVENTS).stat().st_ino == before
+
+
 def test_weights_come_by_rsync_down_where_the_storage_is_not_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +134,26 @@ def test_weights_come_by_rsync_down_where_the_storage_is_not_seen(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "fails" / "python"))
     with pytest.raises(SearchError, match=r"ray rsync-down cluster\.yaml .* no route to host"):
         bring(there, Path("cluster.yaml"), out)
+
+
+@pytest.mark.parametrize("options", [[], ["-f"]])
+def test_the_status_of_a_search_that_was_killed_says_so_and_comes_to_an_end(
+    tmp_path: Path,
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begun(tmp_path / "x")
+    log = (tmp_path / "x" / EVENTS).read_bytes()
+    whole = log[: log.index(b'"trial":1,"epoch":1')].rpartition(b"\n")[0] + b"\n"
+    (tmp_path / "x" / EVENTS).write_bytes(whole)
+    monkeypatch.setitem(TRAINABLES, "regression", Regression())
+    with alone(tmp_path / "x", EVENTS):
+        assert read_ledger(tmp_path / "x").live
+    commands()(["status", str(tmp_path / "x"), *options], standalone_mode=False)
+    assert "small: 2 of 2 begun (1 completed, 1 interrupted)" in capsys.readouterr().out
+    commands()(["explain", str(tmp_path / "x"), "1"], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("Trial 1: INTERRUPTED")
 
 
 @pytest.mark.parametrize("options", [[], ["-f"]])
@@ -226,6 +258,9 @@ def test_a_search_is_sent_watched_stopped_resumed_and_fetched(
     assert json.loads((out / "best" / "artifact.json").read_text())["kind"] == "noa", told
     assert len(spinlock("list").splitlines()) == 2, "one search, however often it was sent"
     assert not any(str(place / EVENTS) in each.info["cmdline"] for each in running()), "left behind"
+    (place / EVENTS).write_bytes(before[1:])
+    row = spinlock("list").splitlines()[-1]
+    assert f"{place / EVENTS}:1: this line is damaged" in row, "which hides no other search"
 
 
 def running() -> list[psutil.Process]:

@@ -113,6 +113,17 @@ def dashboard(tmp_path: Path, ray_files: Path) -> Iterator[str]:
             ("--experiment", "/shared/x", "--set", "training.data.path=flow.h5"),
             "flow.h5: with --submit a path is one on the cluster",
         ),
+        (
+            (
+                *("--experiment", "/shared/x", "--set", "searcher.kind=tpe"),
+                *("--warm-start", "experiments/first"),
+            ),
+            "experiments/first: with --submit a path is one on the cluster",
+        ),
+        (
+            ("--experiment", "/shared/x", "--set", "storage=sqlite:///optuna.db"),
+            "optuna.db: with --submit a path is one on the cluster",
+        ),
         (("--experiment", "/shared/x"), "a cluster is named by --address, the URL of its dash"),
         (
             ("--experiment", "/shared/x", "--address", "127.0.0.1:6379"),

@@ -52,8 +52,11 @@ def list_searches(address: Address = None) -> None:
         since = watch.age((job.ended or time.time()) - job.started) if job.started else ""
         own = {path: log for path, log in logs.items() if path.is_relative_to(job.experiment)}
         for path, log in own.items():
-            ledger = fold_log(path, log)
-            about = [ledger.study.name, job.status, *watch.standing(ledger), since]
+            try:
+                ledger = fold_log(path, log)
+                about = [ledger.study.name, job.status, *watch.standing(ledger), since]
+            except SearchError as error:  # told in its row: the others are sound
+                about = [job.study, job.status, "", "", str(error), since]
             rows.append([*about, str(path), job.id])
         if not own:
             rows.append([job.study, job.status, "", "", "", since, str(job.experiment), job.id])
@@ -77,8 +80,7 @@ def search_status(
     if address is None and (Path(search) / EVENTS).is_file():
         if follow:
             watch.show_live(console, watch.follow_here(Path(search)))
-        ledger = read_ledger(Path(search))
-        watch.show(console, ledger, running=ledger.sessions[-1].closed is None)
+        watch.show(console, read_ledger(Path(search)))
         return
     client, _ = jobs.connect(address)
     job = jobs.find(client, search)
@@ -88,8 +90,9 @@ def search_status(
         ledger = watch.show_live(console, remote.follow(client, job, path))
     else:
         ledger = remote.fold_log(path, logs[path])
-    watch.show(console, ledger, running=ledger.sessions[-1].closed is None)
     job = jobs.find(client, job.id)
+    ledger.gone = job.over
+    watch.show(console, ledger)
     console.print(f"job {job.id}: {job.status}", highlight=False)
 
 

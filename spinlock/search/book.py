@@ -205,7 +205,7 @@ class Book:
 
     def close(self) -> None:
         """End this session in good order."""
-        done = not self.ledger.unfinished and not self.ledger.left
+        done = self.ledger.done
         self._write(SessionClosed(time=time.time(), reason="finished" if done else "interrupted"))
         self._log.close()
 

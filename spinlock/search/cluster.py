@@ -208,6 +208,15 @@ def _join(address: str, environment: dict[str, Any]) -> Any:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    except RuntimeError as error:
+        ray.shutdown()  # it is connected by now
+        if not str(error).startswith("Version mismatch"):
+            raise
+        told = "; ".join(filter(None, map(str.strip, str(error).splitlines()[1:])))
+        raise SearchError(
+            f"{address}: another version than here: {told}. Install the same on both sides: "
+            "constraints.txt has the versions."
+        ) from None
     except ConnectionError as error:
         raise SearchError(
             f"{address}: {str(error).splitlines()[0]}. Is a Ray of version {ray.__version__} "

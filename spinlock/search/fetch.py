@@ -9,10 +9,12 @@ The Jobs API carries text, no files: weights come by `ray rsync-down`, or from s
 machine sees too.
 """
 
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,17 +23,19 @@ from ray.job_submission import JobSubmissionClient
 from spinlock.errors import SearchError
 from spinlock.files import atomic_file, own_directory, refuse_foreign
 from spinlock.search import jobs
+from spinlock.search.alone import LOCK
 from spinlock.search.ledger import EVENTS, Ledger
 from spinlock.search.remote import fold_log
-from spinlock.search.results import choose
+from spinlock.search.results import choose, export
 from spinlock.search.sampler import Sampler
 from spinlock.search.submit import pack
 from spinlock.search.tables import write_tables
+from spinlock.search.trainable import Trainable
 
 BEST = "best"
 _EXPORT = (
-    "from pathlib import Path; from spinlock.search import results, trainables; "
-    "results.export(Path({experiment!r}), Path({out!r}), trainables.TRAINABLES, trial={trial})"
+    "from pathlib import Path; from spinlock.search import fetch, trainables; "
+    "fetch.export_whole(Path({experiment!r}), Path({out!r}), trainables.TRAINABLES, {trial})"
 )
 
 
@@ -41,6 +45,11 @@ def fetch_log(log: bytes, experiment: Path, out: Path) -> Ledger:
     Raises SearchError where `out` holds another search, or a log that goes further.
     """
     ledger = fold_log(experiment, log)
+    if (out / LOCK).exists():
+        raise SearchError(
+            f"{out}: a search was run in this directory, and what is fetched is a copy of one. "
+            "Choose another --out."
+        )
     refuse_foreign(out, "what is fetched", {EVENTS})
     kept = out / EVENTS
     if kept.is_file() and not log.startswith(kept.read_bytes()):
@@ -75,6 +84,19 @@ def export_there(client: JobSubmissionClient, experiment: Path, trial: int, epoc
             client, f"test -d {there} || python -c {shlex.quote(code)}", package=Path(package)
         )
     return place
+
+
+def export_whole(
+    experiment: Path, out: Path, trainables: Mapping[str, Trainable], trial: int
+) -> None:
+    """Export a trial, so that `out` is there only if the artifact gives its metrics again."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
+    try:
+        export(experiment, beside, trainables, trial=trial)
+        if not out.is_dir():  # as another fetch may have made it meanwhile
+            beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def bring(place: Path, cluster: Path | None, out: Path) -> bool:

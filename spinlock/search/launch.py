@@ -68,7 +68,8 @@ def search(
     """
     changes = [*(overrides or ()), *([f"trials={trials}"] if trials is not None else ())]
     if warm_start:
-        changes.append(f"warm_start={json.dumps([str(path.resolve()) for path in warm_start])}")
+        found = [str(path if submit else path.resolve()) for path in warm_start]
+        changes.append(f"warm_start={json.dumps(found)}")
     study = prepare.plan(space, trainable, changes, files=files, elsewhere=submit)
     console, place = Console(), experiment or Path("experiments") / study.name
     if submit:

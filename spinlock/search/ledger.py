@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spinlock.errors import SearchError
+from spinlock.search.alone import deserted
 from spinlock.search.events import (
     Crashed,
     Ended,
@@ -63,6 +64,7 @@ class Ledger:
         self.epochs = 0  # trained, over all trials
         self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
         self.broken: str | None = None  # why this session begins no further trial
+        self.gone = False  # whether the last session's driver is known to have been killed
         self._unfinished: dict[int, Trial] = {}
         self._alike: list[Trial] = []  # who failed by one cause, and no epoch came between
         self._study: Study | None = None
@@ -84,9 +86,19 @@ class Ledger:
         return [trial for trial in self.unfinished if trial.paused is None]
 
     @property
+    def live(self) -> bool:
+        """Whether a driver is at work, for all that is known."""
+        return bool(self.sessions) and self.sessions[-1].closed is None and not self.gone
+
+    @property
     def left(self) -> int:
         """How many trials may yet begin: none once the budget is spent."""
         return 0 if self.spent else max(0, self.study.trials - len(self.trials))
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do: who waits at a rung waits for more of a spent budget."""
+        return not self.left and not (self.under_way if self.spent else self.unfinished)
 
     @property
     def spent(self) -> str | None:
@@ -129,6 +141,7 @@ class Ledger:
                 changed = {"trials": event.trials, "budget": event.budget}
                 self._study = self.study.model_copy(update=changed)
                 self.broken, self._alike = None, []  # whoever resumes has mended the cause
+                self.gone = False
                 self.sessions.append(Session(event.time, event.time))
             case Suggested():
                 if event.trial != len(self.trials):
@@ -272,7 +285,10 @@ def fold(events: Iterable[Event]) -> Ledger:
 
 def read_ledger(experiment: Path) -> Ledger:
     """The ledger of an experiment directory, whether it is running, ended or was killed."""
-    return fold(read_log(experiment))
+    gone = deserted(experiment)
+    ledger = fold(read_log(experiment))
+    ledger.gone = gone and deserted(experiment)  # nor was the log written meanwhile
+    return ledger
 
 
 def read_log(experiment: Path) -> Iterable[Event]:

@@ -6,6 +6,7 @@ reached costs no epoch: whoever asks is told so in a sentence.
 
 import logging
 import os
+import shlex
 from collections.abc import Container
 from datetime import UTC, datetime
 from itertools import count
@@ -83,6 +84,12 @@ def connect(url: str) -> RDBStorage:
         raise unusable(url, error) from None
 
 
+def file_of(url: str) -> Path | None:
+    """The file that the database at `url` is; None where a server keeps it."""
+    place = make_url(url)
+    return Path(place.database or "") if place.get_backend_name() == "sqlite" else None
+
+
 def database_name(ledger: Ledger) -> str:
     """The study's name in a database, where other searches may be: when this one began is in it."""
     opened = ledger.opened
@@ -106,6 +113,11 @@ def unusable(place: Path | str, error: BaseException) -> SearchError:
         "own log does not need it. Put this right, or name another place: --set storage=URL, or "
         "null for a journal file."
     )
+
+
+def watched_by(experiment: Path, url: str | None) -> str:
+    """The command that shows the study in optuna-dashboard."""
+    return f"optuna-dashboard {shlex.quote(url or str(experiment / JOURNAL))}"
 
 
 class _Journal(JournalStorage):

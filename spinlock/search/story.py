@@ -34,8 +34,7 @@ def explain(ledger: Ledger, number: int) -> list[str]:
 
 
 def _state(ledger: Ledger, trial: Trial) -> str:
-    live = bool(ledger.sessions) and ledger.sessions[-1].closed is None
-    state = trial.state(live=live)
+    state = trial.state(live=ledger.live)
     return f"{state} by {trial.verdict.rule}" if trial.verdict is not None else str(state)
 
 

@@ -4,8 +4,6 @@ A killed or interrupted search is resumed from its own log with a new Tuner: unf
 are handed out again under their numbers, from their newest checkpoints, then new ones follow.
 """
 
-import fcntl
-import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -21,8 +19,8 @@ from rich.console import Console
 
 from spinlock.config import parse
 from spinlock.errors import SearchError, SpinlockError
-from spinlock.files import own_directory, refuse_foreign
 from spinlock.search import cluster, nodes, storage
+from spinlock.search.alone import alone
 from spinlock.search.attempt import Assignment, attempt
 from spinlock.search.book import Book
 from spinlock.search.causes import kept
@@ -40,7 +38,7 @@ from spinlock.search.scheduler import BookScheduler, StartedCallback
 from spinlock.search.searcher import BookSearcher
 from spinlock.search.sizing import Room
 from spinlock.search.space import Resources, Study
-from spinlock.search.storage import JOURNAL
+from spinlock.search.storage import watched_by
 from spinlock.search.tables import write_tables
 from spinlock.search.trainable import Trainable
 from spinlock.search.trial import Trial
@@ -81,7 +79,7 @@ def run(
     experiment = experiment.resolve()
     if study.storage is not None:
         storage.connect(study.storage)  # before anything is begun that would have to be resumed
-    with _alone(experiment):
+    with alone(experiment, EVENTS):
         first = study.configuration(study.corner)
         base = parse(trainable.model, first, where=study.name)
 
@@ -110,7 +108,7 @@ def run(
         sampler = Sampler.open(experiment, book.ledger, url=study.storage)
         trial_directory(experiment, 0).parent.mkdir(exist_ok=True)
         try:
-            if book.ledger.unfinished or book.ledger.left:
+            if not book.ledger.done:
                 with (
                     cluster.connect(
                         study.resources, address=address, dashboard=dashboard, share=share
@@ -126,7 +124,7 @@ def run(
                     if ray_.dashboard is not None:
                         console.print(f"Ray dashboard: {ray_.dashboard}")
                     for command in (
-                        f"optuna-dashboard {shlex.quote(str(experiment / JOURNAL))}",
+                        watched_by(experiment, study.storage),
                         f"tensorboard --logdir {shlex.quote(str(experiment / 'trials'))}",
                     ):
                         console.print(command, highlight=False, markup=False, soft_wrap=True)
@@ -238,31 +236,6 @@ def _trainable(trainable: Trainable, resources: Resources, tuned: Path) -> Any:
 def _trial_name(trial: Any) -> str:
     """Tune's name for one attempt at a trial."""
     return f"trial-{int(trial.config['trial']):05d}-attempt-{int(trial.config['attempt'])}"
-
-
-@contextmanager
-def _alone(experiment: Path) -> Iterator[None]:
-    """Hold the experiment's directory: two drivers of one search would tell two stories."""
-    refuse_foreign(experiment, "the search", {"lock", EVENTS})
-    try:
-        stream = (own_directory(experiment, "the search") / "lock").open("a+")
-    except OSError as error:
-        raise SearchError(
-            f"{experiment}: cannot be written: {error.strerror}. Choose another --experiment."
-        ) from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            raise SearchError(
-                f"{experiment}: another driver runs this search ({stream.read().strip()}). "
-                "Wait for it, or stop it with Ctrl-C there."
-            ) from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()}\n")
-        stream.flush()
-        yield
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from spinlock.location import Uri, located
 from spinlock.search.jobs import COMMAND, EXPERIMENT, GRACE, STUDY, connect, send
 from spinlock.search.prepare import LATER
 from spinlock.search.space import Study
+from spinlock.search.storage import file_of
 
 _FILES = ("data.path", "tokenizer", "features_cache")  # settings of a training that name a file
 _SPACES = "search_spaces"
@@ -79,6 +80,9 @@ def submit(
 def _named_in(studies: Sequence[Study]) -> Iterator[Path | Uri]:
     """The files that the studies name themselves, not those still to be made."""
     for study in studies:
+        yield from study.warm_start
+        if study.storage is not None and (database := file_of(study.storage)) is not None:
+            yield database
         training = dotted(study.training)
         for key in _FILES:
             if training.get(key) not in (None, str(LATER)):

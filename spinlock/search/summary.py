@@ -67,8 +67,10 @@ def summary(ledger: Ledger, *, epochs: int, top: int = 5) -> list[str]:
         state = first.state(live=False)
         lines.append(f"start trial 0: {_scored(study, at[1])} at epoch {at[0]}, {state}")
     lines.append(f"trials  {counts(ledger, live=False)}")
-    if ledger.spent is not None and len(ledger.trials) < study.trials:
-        lines.append(f"budget  spent: {ledger.spent}; --resume with more of it begins more trials")
+    waiting = len(ledger.unfinished)
+    if ledger.spent is not None and (waiting or len(ledger.trials) < study.trials):
+        waits = f"; {waiting} of the trials wait at a rung for more" if waiting else ""
+        lines.append(f"budget  spent: {ledger.spent}{waits}. --resume with more of it goes on")
     rules: dict[str, int] = {}
     for trial in ledger.trials.values():
         if trial.verdict is not None and trial.state() != State.COMPLETED:

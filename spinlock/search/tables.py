@@ -39,14 +39,13 @@ def trials_table(ledger: Ledger) -> pa.Table:
     `leads` marks the best trial, or with several objectives those of the Pareto front, whose
     `value` is null: they have one per objective, among `best/<metric>`.
     """
-    live = bool(ledger.sessions) and ledger.sessions[-1].closed is None
     goals, leading = ledger.study.goals, {trial.number for trial in leaders(ledger)}
     rows: list[dict[str, Any]] = []
     for trial in ledger.trials.values():
         best = trial.best(goals)
         row: dict[str, Any] = {
             "trial": trial.number,
-            "state": str(trial.state(live=live)),
+            "state": str(trial.state(live=ledger.live)),
             **_why(trial.verdict),
             "attempts": trial.attempts,
             "epochs": trial.epochs,

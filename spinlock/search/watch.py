@@ -10,6 +10,7 @@ from rich.table import Table
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
+from spinlock.search.alone import deserted
 from spinlock.search.events import Event, EventReader, SessionClosed
 from spinlock.search.ledger import EVENTS, Ledger, fold
 from spinlock.search.ranking import leaders
@@ -18,11 +19,10 @@ from spinlock.search.report import Progress, table, value
 _LOOK_SECONDS = 0.5
 
 
-def show(console: Console, ledger: Ledger, *, running: bool) -> None:
+def show(console: Console, ledger: Ledger) -> None:
     """The table of a search as it stands."""
     columns, epochs = described(ledger)
-    trials = table(ledger, columns, epochs=epochs, width=console.width, live=running)
-    console.print(trials)
+    console.print(table(ledger, columns, epochs=epochs, width=console.width, live=ledger.live))
 
 
 def show_live(console: Console, batches: Iterable[list[Event]]) -> Ledger:
@@ -47,22 +47,26 @@ def described(ledger: Ledger) -> tuple[Sequence[str], int]:
     """The metrics that a table shows beside the objectives, and the epochs of a whole run."""
     from spinlock.search.trainables import TRAINABLES  # and torch, most of a listing's start
 
-    if ledger.opened is None:
-        raise TypeError("a ledger without its study has nothing to show")
-    if ledger.opened.trainable not in TRAINABLES:
+    study, opened = ledger.study, ledger.opened
+    assert opened is not None, "or it would have no study"
+    if opened.trainable not in TRAINABLES:
         raise SearchError(
-            f"{ledger.study.name}: searches a {ledger.opened.trainable}, which this version of "
-            f"Spinlock does not know. It knows {' and '.join(TRAINABLES)}."
+            f"{study.name}: searches a {opened.trainable}, which this version of Spinlock does not "
+            f"know. It knows {' and '.join(TRAINABLES)}."
         )
-    trainable, study = TRAINABLES[ledger.opened.trainable], ledger.study
+    trainable = TRAINABLES[opened.trainable]
     first = parse(trainable.model, study.configuration(study.corner), where=study.name)
     return trainable.columns, trainable.reporting(first)[-1]
 
 
 def follow_here(experiment: Path) -> Iterator[list[Event]]:
-    """The events of a log that this machine sees, as they come, until its session is closed."""
+    """The events of a log that this machine sees, as they come, until its session is closed.
+
+    Ends also where the session's driver was killed.
+    """
     reader, taken = EventReader(str(experiment / EVENTS)), 0
     while True:
+        gone = deserted(experiment)
         with (experiment / EVENTS).open("rb") as stream:
             stream.seek(taken)
             lines = [line for line in stream if line.endswith(b"\n")]
@@ -70,7 +74,7 @@ def follow_here(experiment: Path) -> Iterator[list[Event]]:
         events = [reader.event(line) for line in lines]
         if events:
             yield events
-        if events and isinstance(events[-1], SessionClosed):
+        if gone or (events and isinstance(events[-1], SessionClosed)):
             return
         time.sleep(_LOOK_SECONDS)
 

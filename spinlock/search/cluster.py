@@ -32,6 +32,7 @@ import ray
 from ray._private import ray_constants
 
 from spinlock.errors import SearchError
+from spinlock.search.growth import Machines, amount, machines, workers_on
 from spinlock.search.secret import protect_token
 from spinlock.search.space import Resources
 
@@ -52,14 +53,19 @@ _API = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes 127.0.0.1 the node's address
 _MONITOR = "RAY_memory_monitor_refresh_ms"
 _MANY = "RAY_worker_maximum_startup_concurrency"  # Ray warns from four times as many processes on
+_MACHINE_SECONDS = 1800  # in which an autoscaler brings a machine, or says why it cannot
 _PER_WORKER = 6  # a trial with a group of one has five, and there is a spare
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connected Ray: how many trials fit at once, its dashboard, GPUs that no trial asks for."""
+    """A connected Ray: how many trials may fit at once, of which some wait for machines to come.
+
+    Then its dashboard, and GPUs that no trial asks for.
+    """
 
     concurrent: int
+    waiting: int
     dashboard: str | None
     idle_gpus: int
 
@@ -82,9 +88,15 @@ def connect(
         dashboard = dashboard or resources.execution == "ray_train"
         context = _start(concurrent * cpus, concurrent, dashboard, environment)
     try:
-        url = context.dashboard_url
-        idle = 0 if resources.gpus_per_worker else int(ray.cluster_resources().get("GPU", 0))
-        yield Cluster(_room(resources, share), f"http://{url}" if url else None, idle)
+        url, there = context.dashboard_url, machines()
+        concurrent = _room(there, resources, share)
+        fits = int(there.now(lambda machine: workers_on(machine, resources)))
+        yield Cluster(
+            concurrent,
+            max(0, concurrent - fits // resources.fewest),
+            f"http://{url}" if url else None,
+            0 if resources.gpus_per_worker else int(there.now(amount("GPU"))),
+        )
     finally:
         ray.shutdown()
 
@@ -106,16 +118,17 @@ def shared(searches: Sequence[Resources], *, address: str | None = None) -> Iter
         cpus = max(least, os.cpu_count() or 1)
         address = _start(cpus, _PLENTY, dashboard, {}).address_info["gcs_address"]
     try:
-        total = ray.cluster_resources()
+        there = machines()
         for name, kind, asked in (
             ("CPUs", "CPU", [s.workers * s.cpus_per_worker for s in searches]),
             ("GPUs", "GPU", [s.workers * s.gpus_per_worker for s in searches]),
         ):
-            if sum(asked) > total.get(kind, 0):
+            total = there.ever(amount(kind))
+            if sum(asked) > total:
                 raise SearchError(
                     f"the searches do not fit side by side: a trial of each takes "
-                    f"{' and '.join(f'{n:g}' for n in asked)} {name}, and Ray has "
-                    f"{total.get(kind, 0):g}. Ask for less under resources."
+                    f"{' and '.join(f'{n:g}' for n in asked)} {name}, and this Ray comes to "
+                    f"{total:g}. Ask for less under resources."
                 )
         yield address
     finally:
@@ -241,7 +254,11 @@ def worker_environment(resources: Resources, *, local: bool) -> dict[str, str]:
     if not resources.gpus_per_worker:
         # Else a trial that asked for no GPU takes one all the same, unseen by Ray's account.
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    return environment | _worker_environment_here() if local else environment
+    if local:
+        return environment | _worker_environment_here()
+    if resources.min_workers is None:  # an elastic group begins with fewer, after Ray's own minute
+        environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_MACHINE_SECONDS)
+    return environment
 
 
 def _worker_environment_here() -> dict[str, str]:
@@ -254,26 +271,24 @@ def _worker_environment_here() -> dict[str, str]:
     }
 
 
-def _room(resources: Resources, share: int) -> int:
-    """How many trials of one of `share` searches the connected cluster holds at once."""
-    total = ray.cluster_resources()
-    drivers = total.get(DRIVER, 0) if resources.execution == "ray_train" else math.inf
-
-    def fitting(workers: int) -> int:
-        cpus, gpus = workers * resources.cpus_per_worker, workers * resources.gpus_per_worker
-        of_gpus = total.get("GPU", 0) // gpus if gpus else math.inf
-        return int(min(total.get("CPU", 0) // cpus, of_gpus, drivers))
-
-    fits = fitting(resources.workers) or min(1, fitting(resources.fewest))
-    if fits < 1:
+def _room(machines: Machines, resources: Resources, share: int) -> int:
+    """How many trials of one of `share` searches the connected cluster may hold at once."""
+    drivers = machines.now(amount(DRIVER))
+    conducts = drivers if resources.execution == "ray_train" else math.inf
+    workers = machines.ever(lambda machine: workers_on(machine, resources))
+    fits = workers // resources.workers or min(1, workers // resources.fewest)
+    if min(fits, conducts) < 1:
+        asked = f"{resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs"
+        if resources.fewest > 1:
+            asked = f"{resources.fewest} times {asked}"
+        most = [machines.ever(amount(kind)) for kind in ("CPU", "GPU")]
         raise SearchError(
-            f"no trial fits: one takes {resources.fewest * resources.cpus_per_worker} CPUs, "
-            f"{resources.fewest * resources.gpus_per_worker:g} GPUs"
-            f"{f' and 1 {DRIVER}' if resources.execution == 'ray_train' else ''}, and Ray has "
-            f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs and "
-            f"{total.get(DRIVER, 0):g} {DRIVER}. Start the head with "
-            f"--resources='{{\"{DRIVER}\":1000}}', or ask for less under resources."
+            f"no trial fits: one takes {asked}, each worker's on one machine, and this Ray comes "
+            f"to {most[0]:g} CPUs and {most[1]:g} GPUs. Ask for less under resources."
+            if fits < 1
+            else f"no trial can begin: Ray has no {DRIVER}, of which one conducts each. Start the "
+            f"head with --resources='{{\"{DRIVER}\":1000}}', or set resources.execution=in_process."
         )
     if resources.concurrent is not None:
-        return min(fits, resources.concurrent)
-    return max(1, fits // share)
+        return int(min(fits, conducts, resources.concurrent))
+    return max(1, int(min(fits, conducts)) // share)

@@ -128,6 +128,13 @@ def run(
                         f"tensorboard --logdir {shlex.quote(str(experiment / 'trials'))}",
                     ):
                         console.print(command, highlight=False, markup=False, soft_wrap=True)
+                    if ray_.waiting:
+                        console.print(
+                            f"Up to {ray_.concurrent} trials train at once. For {ray_.waiting} of "
+                            "them Ray has no machine yet: its autoscaler brings them while they "
+                            "wait, which takes minutes.",
+                            soft_wrap=True,
+                        )
                     if ray_.idle_gpus:
                         console.print(
                             f"Ray has {ray_.idle_gpus} GPUs, and trials train on the CPU: to use "

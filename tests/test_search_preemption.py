@@ -24,7 +24,7 @@ from spinlock.search.cluster import DRIVER
 from spinlock.search.events import State, read_events
 from spinlock.search.ledger import EVENTS, Ledger, read_ledger
 from spinlock.search.preemption import Notice, Preempted
-from spinlock.search.space import Objective, Study
+from spinlock.search.space import Objective, Resources, Study
 from spinlock.search.story import explain
 from spinlock.search.study import run
 
@@ -177,16 +177,30 @@ def test_a_trial_whose_node_goes_before_it_has_ended_a_step_is_preempted_all_the
     assert desks == {three_nodes.head_node.node_id}, "with the process that waits for the group"
 
 
+SOAK = pytest.mark.soak
+
+
 @pytest.mark.slow
-def test_a_trial_whose_process_is_told_to_end_saves_and_goes_on(tmp_path: Path) -> None:
-    wanted, experiment = study("in_process", seconds=4.0), tmp_path / "x"
+@pytest.mark.parametrize(
+    ("execution", "title", "place"),
+    [
+        ("in_process", "ray::x trial 0", 0),
+        pytest.param("ray_train", "ray::x trial 0", 0, marks=SOAK),  # which conducts
+        pytest.param("ray_train", "ray::RayTrainWorker", 0, marks=SOAK),
+        pytest.param("ray_train", "ray::RayTrainWorker", 1, marks=SOAK),
+    ],
+)
+def test_a_trial_whose_process_is_told_to_end_saves_and_goes_on(
+    tmp_path: Path, execution: str, title: str, place: int
+) -> None:
+    wanted, experiment = study(execution, seconds=4.0), tmp_path / "x"
+    if execution == "ray_train":
+        wanted = wanted.model_copy(update={"resources": Resources(workers=2, concurrent=1)})
 
     def disturb() -> None:
         below = psutil.Process().children(recursive=True)
-        (trains,) = (
-            process for process in below if "ray::x trial 0" in " ".join(process.cmdline())
-        )
-        trains.terminate()
+        found = [each for each in below if title in " ".join(each.cmdline())]
+        sorted(found, key=lambda each: each.pid)[place].terminate()
 
     searched(wanted, experiment, None, disturb)
     moved_once(experiment, wanted, tmp_path)

@@ -18,7 +18,7 @@ from spinlock.search.curves import Curves
 from spinlock.search.execution import TRIAL
 from spinlock.search.group import Reports
 from spinlock.search.memory_model import Known
-from spinlock.search.preemption import Nodes, Notice, Preempted, watched
+from spinlock.search.preemption import Look, Notice, Preempted, watched
 from spinlock.search.sizing import Probed, Room, size
 from spinlock.search.space import Objective
 from spinlock.search.trainable import Trainable
@@ -57,9 +57,9 @@ class Assignment:
 _PLAIN = TypeAdapter(Assignment)
 
 
-def attempt(trainable: Trainable, config: dict[str, Any], nodes: Nodes, *, leads: bool) -> Reports:
-    """Train the trial in Tune's config, which is on these nodes; see `reports`."""
-    with watched(nodes) if leads else nullcontext(Notice()) as notice:
+def attempt(trainable: Trainable, config: dict[str, Any], look: Look, *, leads: bool) -> Reports:
+    """Train the trial in Tune's config, to be left when `look` says why; see `reports`."""
+    with watched(look) if leads else nullcontext(Notice()) as notice:
         yield from reports(trainable, Assignment.unpack(config), notice, leads=leads)
 
 

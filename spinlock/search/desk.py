@@ -24,8 +24,9 @@ def opened(message: Sealed) -> Any:
 class Desk:
     """Orders for each of at most so many workers, reports from the first of them."""
 
-    def __init__(self, workers: int, nodes: list[str]) -> None:
-        self._nodes, self._size = nodes, workers
+    def __init__(self, workers: int, node: str) -> None:
+        self._nodes, self._size = [node], workers
+        self._warning: str | None = None
         self._reports: asyncio.Queue[Sealed] = asyncio.Queue()
         self._orders = [asyncio.Queue[Sealed]() for _ in range(workers)]  # nobody may read the last
 
@@ -36,13 +37,18 @@ class Desk:
     async def receive(self, rank: int) -> Sealed:
         return await self._orders[rank].get()
 
-    async def arrive(self, nodes: list[str], size: int) -> None:
-        """A worker of `size`, on these nodes, is there."""
-        self._nodes += nodes
+    async def arrive(self, node: str, size: int) -> None:
+        """A worker of `size`, on this node, is there."""
+        self._nodes.append(node)
         self._size = size
 
-    async def nodes(self) -> list[str]:
-        return self._nodes
+    async def warn(self, reason: str) -> None:
+        """One of the group's processes is about to go."""
+        self._warning = self._warning or reason
+
+    async def outlook(self) -> tuple[list[str], str | None]:
+        """The nodes of the group, and the first warning."""
+        return self._nodes, self._warning
 
     async def size(self) -> int:
         return self._size

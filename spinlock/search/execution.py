@@ -23,7 +23,7 @@ from spinlock.search.checkpoints import Report
 from spinlock.search.events import Sizing
 from spinlock.search.group import Group, Reports
 from spinlock.search.packed import Packed, unpacked
-from spinlock.search.preemption import heed_termination, own_node
+from spinlock.search.preemption import drained, heed_termination, own_node
 from spinlock.search.rules import Stop
 from spinlock.search.space import Resources
 
@@ -69,7 +69,7 @@ def _experiment(config: dict[str, Any]) -> str:
 
 
 def _train_here(attempt: Packed, config: dict[str, Any]) -> None:
-    _report(unpacked(attempt)(config, own_node, leads=True), config)
+    _report(unpacked(attempt)(config, lambda: drained([own_node()]), leads=True), config)
 
 
 _group: Group | None = None  # of this process, kept from trial to trial

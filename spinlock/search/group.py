@@ -19,7 +19,7 @@ import asyncio
 import threading
 from collections.abc import Generator
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from spinlock.search.checkpoints import Report
 from spinlock.search.desk import Desk, opened, sealed
 from spinlock.search.events import Sizing
 from spinlock.search.packed import Packed, unpacked
-from spinlock.search.preemption import Preempted, own_node
+from spinlock.search.preemption import Preempted, drained, own_node, passed_on
 from spinlock.search.rendezvous import Rendezvous
 from spinlock.search.space import Resources
 
@@ -72,19 +72,19 @@ class _Trainer(DataParallelTrainer):
 
 
 class Group:
-    """Workers that each make `attempt(configuration, nodes, leads=rank == 0)` of a trial, in step.
+    """Workers that each make `attempt(configuration, look, leads=rank == 0)` of a trial, in step.
 
-    `nodes()` are those on which the group and this process are. The attempt is packed, and the
-    trainer not Ray's TorchTrainer, so that this process loads no torch.
+    `look()` says when a node of the group goes, or one of its processes, of which this is one. The
+    attempt is packed, and the trainer not Ray's TorchTrainer, so that this process loads no torch.
     """
 
     def __init__(self, attempt: Packed, resources: Resources, storage: Path, name: str) -> None:
         self._resources = resources
-        (here,) = own_node()
-        # Where this process is: on any other machine the group would go with that one, too.
+        # Beside this process: on any other machine the group would go with that one, too.
+        here = own_node()
         beside = NodeAffinitySchedulingStrategy(here, soft=False)
         desk = ray.remote(num_cpus=0, scheduling_strategy=beside)(Desk)
-        self._desk = desk.remote(resources.workers, [here])
+        self._desk = desk.remote(resources.workers, here)
         self._end: Future[None] = Future()
         if resources.min_workers is not None:
             _count_nodes()
@@ -145,18 +145,19 @@ class Group:
         Raises what ended the group, if it ends: WorkerGroupError when a worker raised or died,
         Preempted when it left a machine that is about to be taken away, or went with one.
         """
-        self._send(configuration)
-        while (report := self._hear()) is not None:
-            try:
-                yield report
-            except GeneratorExit:
-                # The trial has its verdict: if the group ends now, that is no failure of the
-                # trial, and the next one finds the group dead.
-                with suppress(TrainingFailedError, SearchError):
-                    self._send(False)
-                    self._hear()
-                raise
-            self._send(True)
+        with passed_on(partial(_warn, self._desk)):
+            self._send(configuration)
+            while (report := self._hear()) is not None:
+                try:
+                    yield report
+                except GeneratorExit:
+                    # The trial has its verdict: if the group ends now, that is no failure of the
+                    # trial, and the next one finds the group dead.
+                    with suppress(TrainingFailedError, SearchError):
+                        self._send(False)
+                        self._hear()
+                    raise
+                self._send(True)
 
     def _fit(self, trainer: _Trainer) -> None:
         try:
@@ -197,14 +198,19 @@ def _count_nodes() -> None:
         ray.get(look, timeout=_COUNT_SECONDS)
 
 
+def _warn(desk: Any, reason: str) -> None:
+    ray.get(desk.warn.remote(reason))
+
+
 def _serve(packed: Packed, desk: Any) -> None:
     attempt = unpacked(packed)
     context = train.get_context()
     rank = context.get_world_rank()
     ray.get(desk.arrive.remote(own_node(), context.get_world_size()))
 
-    def nodes() -> list[str]:
-        return list(ray.get(desk.nodes.remote()))
+    def look() -> str | None:
+        nodes, warning = ray.get(desk.outlook.remote())
+        return warning or drained(nodes)
 
     def ordered() -> Any:
         return opened(ray.get(desk.receive.remote(rank)))
@@ -217,7 +223,10 @@ def _serve(packed: Packed, desk: Any) -> None:
         configuration = ordered()
         if configuration is None:
             return
-        with closing(attempt(configuration, nodes, leads=rank == 0)) as reports:
+        with (
+            passed_on(partial(_warn, desk)) if rank else nullcontext(),
+            closing(attempt(configuration, look, leads=rank == 0)) as reports,
+        ):
             for report in reports:
                 if isinstance(report, Report):
                     # Ray Train's own account of the run; the search goes by what the desk carries.

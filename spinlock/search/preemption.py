@@ -1,8 +1,8 @@
 """Word that the machine under a trial is about to be taken away, and what the trial says to it.
 
 Such word is a drain of the trial's node (`ray drain-node`, an autoscaler, `ray start --block` when
-it is terminated), or a SIGTERM to the trial's own process. Ray tells nobody of a drain: who wants
-to know must look.
+it is terminated), or a SIGTERM to one of the trial's own processes. Ray tells nobody of a drain:
+who wants to know must look.
 """
 
 import signal
@@ -17,7 +17,8 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 _LOOK_SECONDS = 1.0
-Nodes = Callable[[], Collection[str]]
+Look = Callable[[], str | None]
+"""Why a trial is to leave its machines; None while it may stay."""
 
 
 class Preempted(RayActorError):  # noqa: N818 - no error: the trial goes on elsewhere
@@ -41,29 +42,64 @@ _here: Notice | None = None  # of the trial that this process trains
 
 
 @contextmanager
-def watched(nodes: Nodes) -> Iterator[Notice]:
-    """A notice that is kept up to date while inside, for a trial on these nodes of Ray."""
+def watched(look: Look) -> Iterator[Notice]:
+    """A notice that is kept up to date while inside: by `look`, and by SIGTERM to this process."""
+    with _heeded() as notice:
+
+        def seen() -> bool:
+            notice.reason = notice.reason or look()
+            return notice.reason is not None
+
+        seen()
+        with _each_second(seen):
+            yield notice
+
+
+@contextmanager
+def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
+    """Inside, SIGTERM to this process is told to whoever may save the trial."""
+    with _heeded() as notice:
+
+        def told() -> bool:
+            if notice.reason is not None:
+                tell(notice.reason)
+            return notice.reason is not None
+
+        with _each_second(told):
+            yield
+
+
+@contextmanager
+def _heeded() -> Iterator[Notice]:
     global _here
     _here = notice = Notice()
-    ended = threading.Event()
-
-    def keep_looking() -> None:
-        while notice.reason is None and not ended.wait(_LOOK_SECONDS):
-            with suppress(RayError):  # Ray does not answer: asked again
-                notice.reason = notice.reason or _drained(nodes)
-
-    notice.reason = _drained(nodes)
-    threading.Thread(target=keep_looking, daemon=True).start()
     try:
         yield notice
     finally:
-        ended.set()
         _here = None
 
 
-def own_node() -> list[str]:
+@contextmanager
+def _each_second(act: Callable[[], bool]) -> Iterator[None]:
+    """Inside, do it in a thread of its own until it is done."""
+    ended = threading.Event()
+
+    def keep_on() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            with suppress(RayError):  # Ray does not answer: asked again
+                if act():
+                    return
+
+    threading.Thread(target=keep_on, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def own_node() -> str:
     """The node of this process."""
-    return [ray.get_runtime_context().get_node_id()]
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def heed_termination() -> None:
@@ -82,10 +118,10 @@ def heed_termination() -> None:
     signal.signal(signal.SIGTERM, terminate)
 
 
-def _drained(nodes: Nodes) -> str | None:
+def drained(nodes: Collection[str]) -> str | None:
     """Why one of the nodes is about to go; None if none is."""
     draining: dict[str, int] = ray._private.state.state.get_draining_nodes()
-    gone = sorted(draining.keys() & {*nodes()}) if draining else []
+    gone = sorted(draining.keys() & {*nodes}) if draining else []
     if not gone:
         return None
     names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}

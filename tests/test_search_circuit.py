@@ -5,15 +5,19 @@ from pathlib import Path
 import pytest
 from searching import Regression
 from test_scheduler_rules import book, metrics, study
+from test_searcher_optuna import agree, load
 
 from spinlock.errors import SearchError
 from spinlock.search.book import Book
-from spinlock.search.events import Event, EventLog
+from spinlock.search.events import Event, EventLog, State
 from spinlock.search.ledger import read_ledger
 from spinlock.search.moves import next_move
 from spinlock.search.replay import replay
+from spinlock.search.sampler import Sampler
 from spinlock.search.space import Study
+from spinlock.search.story import explain
 from spinlock.search.study import run
+from spinlock.search.trial import Trial
 
 FULL = "SpinlockError: /x/trials/0000{}/checkpoint: cannot be written: No space left on device."
 WANTED = study(trials=9, searcher={"kind": "random"})
@@ -40,17 +44,82 @@ def test_the_third_failure_in_a_row_by_one_cause_ends_the_session(tmp_path: Path
     assert found.ledger.sessions[-1].closed == "interrupted"
 
 
-def test_a_resume_begins_trials_again(tmp_path: Path) -> None:
+def test_a_resume_takes_up_who_failed_and_begins_others(tmp_path: Path) -> None:
     found = book(tmp_path, WANTED)
-    for number in range(3):
+    apart = found.suggested({"optimizer.lr": 0.01})
+    found.fail(apart.number, "ValueError: of its own")
+    for number in range(1, 5):  # of several workers, a fourth one was on its way
         failing(found, FULL.format(number))
     found.close()
     found = book(tmp_path, WANTED, resume=True)
+    assert [trial.number for trial in found.ledger.under_way] == [1, 2, 3, 4]
+    assert apart.state() == State.FAILED
     assert next_move(found.ledger) == "new"
-    for number in range(3):
+    for trial in found.ledger.under_way:
         assert found.ledger.broken is None
-        failing(found, FULL.format(number))
+        found.fail(trial.number, FULL.format(trial.number))
+        if trial.number == 3:
+            break
     assert found.ledger.broken is not None
+    assert read_ledger(tmp_path).victims == found.ledger.victims == {1, 2, 3}
+
+
+def test_who_is_taken_up_again_has_all_of_its_retries(tmp_path: Path) -> None:
+    wanted = study(trials=9, searcher={"kind": "random"}, retries=1)
+    found = book(tmp_path, wanted)
+    for number in range(3):
+        trial = found.suggested({"optimizer.lr": 0.01})
+        for _ in range(2):
+            found.crashed(trial.number, FULL.format(number))
+    found.close()
+    found = book(tmp_path, wanted, resume=True)
+    found.crashed(0, "ActorDiedError: killed")
+    assert found.ledger.trials[0].verdict is None
+    found.crashed(0, "ActorDiedError: killed")
+    assert found.ledger.trials[0].verdict is not None
+    story = "\n".join(explain(found.ledger, 1))
+    assert f"Attempt 2 failed: {FULL.format(1).rstrip('.')}" in story
+    assert "That had ended trial after trial" in story
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "gp", "cmaes"])
+def test_suggestions_after_trials_were_taken_up_again_are_derived_from_the_log(
+    tmp_path: Path, kind: str
+) -> None:
+    wanted = study(
+        **{"trials": 9, "retries": 0, "searcher": {"kind": kind}, "scheduler": {"kind": "none"}},
+        space={
+            "optimizer.lr": {"log_uniform": [1e-4, 1e-1]},
+            "loss.lambda_commit": {"uniform": [0.0, 1.0]},
+        },
+    )
+    found = book(tmp_path, wanted)
+    sampler = Sampler.open(tmp_path, found.ledger)
+
+    def begin() -> Trial:
+        return found.suggested(sampler.ask(len(found.ledger.trials)))
+
+    def train(trial: Trial) -> None:
+        for epoch in range(trial.epochs + 1, 10):
+            found.report(trial.number, epoch, metrics(1 / (epoch + trial.number)), None)
+        sampler.tell(trial)
+
+    train(begin())
+    for number in range(1, 4):
+        trial = begin()
+        found.report(trial.number, 1, metrics(1.0), None) if number == 1 else None
+        found.crashed(trial.number, FULL.format(number))
+        sampler.tell(trial)
+    found.close()
+    found = book(tmp_path, wanted, resume=True)
+    sampler = Sampler.open(tmp_path, found.ledger)
+    for trial in found.ledger.under_way:
+        train(trial)
+    while found.ledger.left:
+        train(begin())
+    found.close()
+    agree(found.ledger, load(tmp_path))
+    assert replay(tmp_path, {"regression": Regression()}).differences == []
 
 
 @pytest.mark.parametrize("between", ["epoch", "cause"])
@@ -119,6 +188,7 @@ def test_a_search_whose_trials_all_raise_stops_and_goes_on_once_they_do_not(
     resumed = run(wanted, Regression(), tmp_path / "x", resume=True, dashboard=False)
     assert resumed.finished
     states = [str(trial.state()) for trial in resumed.ledger.trials.values()]
-    assert states[:3] == ["FAILED"] * 3
-    assert "FAILED" not in states[3:]
+    assert "FAILED" not in states, "nor of those that the cause had ended"
+    assert [trial.attempts for trial in resumed.ledger.trials.values()] == [2, 2, 2, 1, 1, 1]
+    agree(resumed.ledger, load(tmp_path / "x"))
     assert replay(tmp_path / "x", {"regression": Regression()}).differences == []

@@ -110,6 +110,7 @@ class SessionOpened(_Event):
     pid: int
     trials: int = Field(description="how many trials the study asks for from here on")
     budget: Budget = Field(Budget(), description="and what it may spend on them")
+    again: tuple[int, ...] = Field((), description="trials that ended by a cause mended since")
 
 
 class Suggested(_Event):

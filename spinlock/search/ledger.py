@@ -64,6 +64,7 @@ class Ledger:
         self.epochs = 0  # trained, over all trials
         self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
         self.broken: str | None = None  # why this session begins no further trial
+        self.victims: set[int] = set()  # who failed by that, and is taken up again by the next
         self.gone = False  # whether the last session's driver is known to have been killed
         self._unfinished: dict[int, Trial] = {}
         self._alike: list[Trial] = []  # who failed by one cause, and no epoch came between
@@ -140,7 +141,10 @@ class Ledger:
                     }
                 changed = {"trials": event.trials, "budget": event.budget}
                 self._study = self.study.model_copy(update=changed)
-                self.broken, self._alike = None, []  # whoever resumes has mended the cause
+                # Whoever resumes has mended the cause.
+                self.broken, self._alike, self.victims = None, [], set()
+                for number in event.again:
+                    self._reopen(self._trial(number))
                 self.gone = False
                 self.sessions.append(Session(event.time, event.time))
             case Suggested():
@@ -252,6 +256,12 @@ class Ledger:
         if verdict.state == State.FAILED:
             self._break(trial, verdict.sentence)
 
+    def _reopen(self, trial: Trial) -> None:
+        """Take back the end of a trial that failed by no fault of its own."""
+        trial.verdict, trial.ended, trial.spent = None, None, 0
+        trial.forgiven = len(trial.crashes) - trial.killed
+        self._unfinished = dict(sorted({**self._unfinished, trial.number: trial}.items()))
+
     def _break(self, trial: Trial, cause: str) -> None:
         """Open the circuit when one cause ends trial after trial: it is no fault of theirs.
 
@@ -262,7 +272,9 @@ class Ledger:
             if last is None or _NUMBER.sub("", last.sentence) != _NUMBER.sub("", cause):
                 self._alike = []
         self._alike.append(trial)
-        if self.broken is None and len(self._alike) >= _ALIKE:
+        if len(self._alike) >= _ALIKE:
+            self.victims |= {each.number for each in self._alike}
+        if self.broken is None and self.victims:
             numbers = ", ".join(str(each.number) for each in self._alike)
             self.broken = (
                 f"trials {numbers} failed one after the other by the same cause, and no epoch was "

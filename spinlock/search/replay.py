@@ -11,7 +11,16 @@ from pathlib import Path
 
 from spinlock.config import parse
 from spinlock.errors import SearchError
-from spinlock.search.events import Ended, Event, Promoted, Reported, StudyOpened, Suggested, Verdict
+from spinlock.search.events import (
+    Ended,
+    Event,
+    Promoted,
+    Reported,
+    SessionOpened,
+    StudyOpened,
+    Suggested,
+    Verdict,
+)
 from spinlock.search.ledger import Ledger, read_log
 from spinlock.search.moves import Promote, next_move, unpromoted
 from spinlock.search.report import settings
@@ -72,6 +81,8 @@ class _Walk:
             case Reported() | Promoted() | Ended():
                 if self._sampler is not None:
                     self._sampler.tell(self._ledger.trials[event.trial])
+            case SessionOpened() if event.again and self._sampler is not None:
+                self._sampler = Sampler.in_memory(self._ledger)  # as the study was made anew
 
     def _move(self, made: Promote | str) -> None:
         derived = next_move(self._ledger)

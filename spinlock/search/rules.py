@@ -116,7 +116,8 @@ def _runs_to_its_end(ledger: Ledger, asha: ASHA, trial: Trial) -> bool:
 def give_up(trial: Trial, *, retries: int) -> Verdict | None:
     """The end of a trial whose attempt has just failed; None: another attempt follows.
 
-    A kill by a memory monitor is none of the `retries`: it costs half the micro-batch. But of a
+    A crash that is forgiven is none of the `retries`. Neither is a kill by a memory monitor, which
+    costs half the micro-batch. But of a
     trial that has no plan yet nothing is known to be too large, and such kills end with them, too.
     """
     ended = trial.too_large and "with a micro-batch of 1"
@@ -130,7 +131,7 @@ def give_up(trial: Trial, *, retries: int) -> Verdict | None:
             sentence=f"the node's memory monitor killed it {ended}",
             numbers={"epoch": float(trial.epochs), "kills": float(trial.killed)},
         )
-    if len(trial.crashes) - trial.killed > retries:
+    if len(trial.crashes) - trial.killed - trial.forgiven > retries:
         return Verdict(state=State.FAILED, rule="failed", sentence=trial.crashes[-1])
     return None
 

@@ -62,6 +62,11 @@ def _attempts(trial: Trial) -> Iterator[str]:
         yield _plan(trial.sizing)
     for attempt, reason in enumerate(trial.crashes, start=1):
         yield f"Attempt {attempt} failed: {reason}."
+    if trial.forgiven:
+        yield (
+            "That had ended trial after trial, and the search with them. It was resumed, and this "
+            "trial too, with all of its retries."
+        )
     for epoch, reason in trial.preemptions:
         yield (
             f"It was preempted after epoch {epoch}: {reason}. It saved where it was; that counts "

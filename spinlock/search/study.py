@@ -107,6 +107,9 @@ def run(
         )
         sampler = Sampler.open(experiment, book.ledger, url=study.storage)
         trial_directory(experiment, 0).parent.mkdir(exist_ok=True)
+        again = ", ".join(str(t.number) for t in book.ledger.under_way if t.forgiven)
+        if again:
+            console.print(f"Taken up again, as what had ended them is mended: trials {again}.")
         try:
             if not book.ledger.done:
                 with (

@@ -22,6 +22,7 @@ class Trial:
     ended: float | None = None
     spent: int = 0  # epochs of the whole search until it ended
     crashes: list[str] = field(default_factory=list)
+    forgiven: int = 0  # of these, by a cause that ended trial after trial and was mended
     preemptions: list[tuple[int, str]] = field(default_factory=list)  # after which epoch, and why
     displaced: bool = False  # by the last of these, and not taken up since
     history: dict[int, dict[str, float]] = field(default_factory=dict)

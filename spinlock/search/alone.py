@@ -13,6 +13,7 @@ from spinlock.errors import SearchError
 from spinlock.files import own_directory, refuse_foreign
 
 LOCK = "lock"
+_HERE = f" on {socket.gethostname()}\n"  # ends what a driver writes into it
 _PATIENCE = 0.5  # seconds, in which one who only looks has looked
 
 
@@ -51,11 +52,8 @@ def deserted(experiment: Path) -> bool:
         with (experiment / LOCK).open() as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return stream.read().endswith(_HERE)
-    except (FileNotFoundError, BlockingIOError):
+    except OSError:  # held, or no lock there, or none of a file system's
         return False
-
-
-_HERE = f" on {socket.gethostname()}\n"
 
 
 def _taken(stream: IO[str]) -> bool:

@@ -103,7 +103,7 @@ class Book:
                 pid=os.getpid(),
                 trials=study.trials,
                 budget=study.budget,
-                again=tuple(sorted(book.ledger.victims)),
+                again=tuple(book.ledger.victims),
             )
         )
         return book

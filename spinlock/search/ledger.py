@@ -64,10 +64,10 @@ class Ledger:
         self.epochs = 0  # trained, over all trials
         self.given_up: set[int] = set()  # who waited to the end of a search that was then enlarged
         self.broken: str | None = None  # why this session begins no further trial
-        self.victims: set[int] = set()  # who failed by that, and is taken up again by the next
         self.gone = False  # whether the last session's driver is known to have been killed
         self._unfinished: dict[int, Trial] = {}
         self._alike: list[Trial] = []  # who failed by one cause, and no epoch came between
+        self._victims: set[int] = set()  # those of `broken`
         self._study: Study | None = None
 
     @property
@@ -92,6 +92,17 @@ class Ledger:
         return bool(self.sessions) and self.sessions[-1].closed is None and not self.gone
 
     @property
+    def victims(self) -> list[int]:
+        """Trials to be taken up again by a driver that has mended what ended the last session.
+
+        They failed by what opened the circuit, or were the last to fail before a session that was
+        cut short, by one cause and without an epoch since.
+        """
+        if not self.sessions or self.sessions[-1].closed == "finished":
+            return []
+        return sorted(self._victims | {trial.number for trial in self._alike})
+
+    @property
     def left(self) -> int:
         """How many trials may yet begin: none once the budget is spent."""
         return 0 if self.spent else max(0, self.study.trials - len(self.trials))
@@ -99,7 +110,8 @@ class Ledger:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do: who waits at a rung waits for more of a spent budget."""
-        return not self.left and not (self.under_way if self.spent else self.unfinished)
+        waiting = self.under_way if self.spent else self.unfinished
+        return self.broken is None and not self.left and not waiting
 
     @property
     def spent(self) -> str | None:
@@ -142,7 +154,7 @@ class Ledger:
                 changed = {"trials": event.trials, "budget": event.budget}
                 self._study = self.study.model_copy(update=changed)
                 # Whoever resumes has mended the cause.
-                self.broken, self._alike, self.victims = None, [], set()
+                self.broken, self._alike, self._victims = None, [], set()
                 for number in event.again:
                     self._reopen(self._trial(number))
                 self.gone = False
@@ -273,8 +285,8 @@ class Ledger:
                 self._alike = []
         self._alike.append(trial)
         if len(self._alike) >= _ALIKE:
-            self.victims |= {each.number for each in self._alike}
-        if self.broken is None and self.victims:
+            self._victims |= {each.number for each in self._alike}
+        if self.broken is None and self._victims:
             numbers = ", ".join(str(each.number) for each in self._alike)
             self.broken = (
                 f"trials {numbers} failed one after the other by the same cause, and no epoch was "

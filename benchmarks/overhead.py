@@ -293,9 +293,15 @@ def tables(share: float) -> list[dict[str, Callable[[], str]]]:
     }
     decided = {
         f"{searcher} {count}": partial(decisions, count, searcher, "asha")
-        for count, searcher in ((few, "random"), (few, "tpe"), (many, "random"))
+        for count in (few, many)
+        for searcher in ("random", "tpe")
     }
     return [long, counts, decided]
+
+
+def _with_commit(measured: str) -> str:
+    commit, row = measured.split("\n")
+    return f"{row} {commit[:7]} |"
 
 
 def main(
@@ -316,22 +322,21 @@ def main(
             again = [sys.executable, __file__, "--work", str(work), "--share", str(share)]
             subprocess.run([*again, "--only", name], check=True)
         print((work / f"{name}.txt").read_text(encoding="utf-8"), flush=True)
-    pages = [[(work / f"{name}.txt").read_text().split("\n") for name in t] for t in wanted]
-    commits = [", ".join(dict.fromkeys(commit for commit, _ in page)) for page in pages]
-    rows, counts, decided = ([row for _, row in page] for page in pages)
+    rows, counts, decided = (
+        [_with_commit((work / f"{name}.txt").read_text()) for name in table] for table in wanted
+    )
     lines = [
         "# What a search costs beside its training",
         "",
         f"Made by `python benchmarks/overhead.py`, {provenance()['created'][:10]}, on "
         f"{platform.machine()}, {os.cpu_count()} cores, Ray {ray.__version__}. Rows are measured "
-        f"one by one: those of the first table at commit {commits[0]}, of the second at "
-        f"{commits[1]}, of the third at {commits[2]}.",
+        "one by one, each at its commit.",
         "",
         f"{TRIALS} trials of {EPOCHS} epochs that sleep, {CONCURRENT} at a time; the start of Ray "
         "is part of the wall time. More is what the wall time, times two, exceeds the training by.",
         "",
-        "| | a trial | wall | training | more |",
-        "|---|---|---|---|---|",
+        "| | a trial | wall | training | more | commit |",
+        "|---|---|---|---|---|---|",
         *rows,
         "",
         f"Trials of {EPOCHS} epochs out of a formula, {CONCURRENT} at a time, ASHA. Early and late "
@@ -339,15 +344,16 @@ def main(
         "has every epoch on disk before it counts, and a checkpoint of it, and Optuna's journal; "
         "plain Tune the files of its own loggers, its snapshots, and Optuna in memory.",
         "",
-        "| | trials | trials/s | early | late | CPU ms a trial, early | late | MiB at each tenth |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | trials | trials/s | early | late | CPU ms a trial, early | late | MiB at each tenth | "
+        "commit |",
+        "|---|---|---|---|---|---|---|---|---|",
         *counts,
         "",
         "Our decisions alone, ms a trial over the last tenth of so many: to ask the sampler, to "
         "judge and record the epochs, to tell Optuna.",
         "",
-        "| | trials | ask | judge | tell |",
-        "|---|---|---|---|---|",
+        "| | trials | ask | judge | tell | commit |",
+        "|---|---|---|---|---|---|",
         *decided,
     ]
     with atomic_file(RESULT) as path:

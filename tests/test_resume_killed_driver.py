@@ -93,7 +93,7 @@ def test_a_killed_then_interrupted_search_equals_an_undisturbed_one(tmp_path: Pa
     assert second.wait(60) != 0
     os.kill(driver.pid, signal.SIGCONT)
     assert (
-        f"another driver runs this search (process {driver.pid})"
+        f"another driver runs this search (process {driver.pid} on "
         in (tmp_path / "stderr").read_text()
     )
     os.kill(driver.pid, signal.SIGINT)

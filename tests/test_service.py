@@ -218,6 +218,7 @@ def test_a_search_is_sent_watched_stopped_resumed_and_fetched(
     assert "no search was sent there" in spinlock("list")
     assert "no search of this cluster" in spinlock("stop", "tiny", code=2)
     data = ("--data", tiny_data, "--vqvae", tiny_tokenizer)
+    data += ("--set", "resources.execution=in_process")
     sent = spinlock("submit", "launch/tune_noa.py", "--space", space, "--experiment", place, *data)
     job = sent.split()[1].rstrip(":")
     wait_for_epochs(2)

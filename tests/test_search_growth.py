@@ -67,12 +67,17 @@ def test_a_cluster_grows_by_its_best_machines_up_to_its_limit() -> None:
     assert more.ever(lambda machine: machine["CPU"]) == 1 + 4 * 16
 
 
-def test_the_file_of_an_autoscaler_is_found_by_the_ray_that_it_serves(tmp_path: Path) -> None:
+def test_the_file_of_an_autoscaler_is_found_by_the_ray_that_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "scaled.yaml").write_text("max_workers: 3\n")
-    words = [sys.executable, "-c", "input()", f"--autoscaling-config={tmp_path / 'scaled.yaml'}"]
+    words = [sys.executable, "-c", "input()", "--autoscaling-config=~/scaled.yaml"]
     with subprocess.Popen([*words, "--gcs-address=10.0.0.1:6379"], stdin=subprocess.PIPE):
         assert _autoscaled("10.0.0.1:6379") == {"max_workers": 3}
         assert _autoscaled("10.0.0.2:6379") is None
+        (tmp_path / "scaled.yaml").unlink()
+        assert _autoscaled("10.0.0.1:6379") is None
 
 
 @pytest.fixture

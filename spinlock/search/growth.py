@@ -92,7 +92,8 @@ def _autoscaled(gcs: str) -> dict[str, Any] | None:
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended
             words = process.read_text(errors="replace").split("\0")
-            files = [word.removeprefix(_OPTION) for word in words if word.startswith(_OPTION)]
-            if files and f"{_GCS}{gcs}" in words:
-                return config.read(Path(files[0]))[0]
+            named = [word.removeprefix(_OPTION) for word in words if word.startswith(_OPTION)]
+            if named and f"{_GCS}{gcs}" in words:
+                file = Path(named[0]).expanduser()  # it stands there as it was typed
+                return config.read(file)[0] if file.is_file() else None
     return None

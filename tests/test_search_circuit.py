@@ -61,7 +61,29 @@ def test_a_resume_takes_up_who_failed_and_begins_others(tmp_path: Path) -> None:
         if trial.number == 3:
             break
     assert found.ledger.broken is not None
-    assert read_ledger(tmp_path).victims == found.ledger.victims == [1, 2, 3]
+    assert read_ledger(tmp_path).victims == found.ledger.victims == []
+    found.close()
+    found = book(tmp_path, WANTED, resume=True)
+    assert [trial.number for trial in found.ledger.under_way] == [4], "the others had their chance"
+    assert next_move(found.ledger) == "new"
+
+
+def test_whoever_fails_by_the_cause_once_the_circuit_is_open_is_taken_up_with_the_others(
+    tmp_path: Path,
+) -> None:
+    found = book(tmp_path, WANTED)
+    good, late, other = (found.suggested({"optimizer.lr": 0.01}) for _ in range(3))
+    for number in range(3, 6):
+        failing(found, FULL.format(number))
+    found.fail(late.number, FULL.format(late.number))
+    found.fail(other.number, "ValueError: of its own")
+    found.report(good.number, 1, metrics(0.5), None)
+    assert read_ledger(tmp_path).victims == [late.number, 3, 4, 5]
+    found.close()
+    found = book(tmp_path, WANTED, resume=True)
+    assert found.ledger.sessions[-1].again == (late.number, 3, 4, 5)
+    story = "\n".join(explain(found.ledger, late.number))
+    assert "It was given up. The search was resumed, and took it up again" in story
 
 
 @pytest.mark.parametrize("ended", ["interrupted", "killed", "finished"])
@@ -109,7 +131,9 @@ def test_who_is_taken_up_again_has_all_of_its_retries(tmp_path: Path) -> None:
     assert found.ledger.trials[0].verdict is not None
     story = "\n".join(explain(found.ledger, 1))
     assert f"Attempt 2 failed: {FULL.format(1).rstrip('.')}" in story
-    assert "That had ended trial after trial" in story
+    assert story.index("Attempt 2 failed") < story.index("took it up again with all its retries")
+    story = "\n".join(explain(found.ledger, 0))
+    assert story.index("took it up again") < story.index("Attempt 3 failed: ActorDiedError")
 
 
 @pytest.mark.parametrize("kind", ["random", "tpe", "gp", "cmaes"])

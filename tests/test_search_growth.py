@@ -137,15 +137,17 @@ def growing(
             "RAY_memory_monitor_refresh_ms": "0",
         },
     ) as head:
-        deadline = time.monotonic() + 60
-        while _autoscaled(address) is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        time.sleep(3)
-        yield address
-        below = psutil.Process(head.pid).children(recursive=True)
-        for process in (*below, head):
-            process.kill()
+        try:
+            deadline = time.monotonic() + 60
+            while _autoscaled(address) is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            time.sleep(3)
+            yield address
+        finally:
+            below = psutil.Process(head.pid).children(recursive=True)
+            for process in (*below, head):
+                process.kill()
 
 
 @pytest.mark.soak

@@ -88,12 +88,12 @@ def search_status(
     path = remote.only(logs, job, search)
     if follow and not job.over:
         ledger = watch.show_live(console, remote.follow(client, job, path))
+        job = jobs.find(client, job.id)
     else:
         ledger = remote.fold_log(path, logs[path])
-    job = jobs.find(client, job.id)
-    ledger.gone = job.over
+    ledger.gone = remote.deserted(ledger, job)
     watch.show(console, ledger)
-    console.print(f"job {job.id}: {job.status}", highlight=False)
+    console.print(f"job {job.id}: {jobs.find(client, job.id).status}", highlight=False)
 
 
 @app.command("logs")
@@ -160,7 +160,7 @@ def fetch_search(
     job = jobs.find(client, search)
     logs = remote.read_logs(client, [job.experiment])
     path = remote.only(logs, job, search)
-    ledger = fetch.fetch_log(logs[path], path, out)
+    ledger = fetch.fetch_log(logs[path], path, out, job=job)
     print(f"{out}: {len(ledger.trials)} trials, {ledger.epochs} epochs, with their tables.")
     chosen = fetch.chosen(ledger, trial) if weights else None
     if chosen is None:

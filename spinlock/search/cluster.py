@@ -53,7 +53,7 @@ _API = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes 127.0.0.1 the node's address
 _MONITOR = "RAY_memory_monitor_refresh_ms"
 _MANY = "RAY_worker_maximum_startup_concurrency"  # Ray warns from four times as many processes on
-_MACHINE_SECONDS = 1800  # in which an autoscaler brings a machine, or says why it cannot
+_MACHINE_SECONDS = 1800  # that a group waits for room on a Ray that is not our own, at each attempt
 _PER_WORKER = 6  # a trial with a group of one has five, and there is a spare
 
 
@@ -93,7 +93,7 @@ def connect(
         fits = int(there.now(lambda machine: workers_on(machine, resources)))
         yield Cluster(
             concurrent,
-            max(0, concurrent - fits // resources.fewest),
+            max(0, concurrent - fits // resources.fewest // share),
             f"http://{url}" if url else None,
             0 if resources.gpus_per_worker else int(there.now(amount("GPU"))),
         )

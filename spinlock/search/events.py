@@ -234,7 +234,7 @@ class EventLog:
         try:
             _append(self._stream, self.path, body + _seal(checksum))
             self._checksum = checksum
-        except BaseException:  # an interrupt, and who knows how far it came: the next line looks
+        except BaseException:  # of an interrupt nobody knows how far it came: the next line looks
             self.close()
             raise
 

@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 
 from ray.job_submission import JobSubmissionClient
 
-from spinlock.errors import SearchError
+from spinlock.errors import ArtifactError, SearchError
 from spinlock.files import atomic_file, own_directory, refuse_foreign
 from spinlock.search import jobs
 from spinlock.search.alone import LOCK
 from spinlock.search.ledger import EVENTS, Ledger
-from spinlock.search.remote import fold_log
+from spinlock.search.remote import deserted, fold_log
 from spinlock.search.results import choose, export
 from spinlock.search.sampler import Sampler
 from spinlock.search.submit import pack
@@ -39,12 +39,13 @@ _EXPORT = (
 )
 
 
-def fetch_log(log: bytes, experiment: Path, out: Path) -> Ledger:
-    """Keep the log of `experiment` in directory `out`, with all that follows from it.
+def fetch_log(log: bytes, experiment: Path, out: Path, *, job: jobs.Job | None = None) -> Ledger:
+    """Keep the log of `experiment`, a `job`'s, in directory `out`, with all that follows from it.
 
     Raises SearchError where `out` holds another search, or a log that goes further.
     """
     ledger = fold_log(experiment, log)
+    ledger.gone = job is not None and deserted(ledger, job)
     if (out / LOCK).exists():
         raise SearchError(
             f"{out}: a search was run in this directory, and what is fetched is a copy of one. "
@@ -93,8 +94,12 @@ def export_whole(
     beside = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
     try:
         export(experiment, beside, trainables, trial=trial)
-        if not out.is_dir():  # as another fetch may have made it meanwhile
-            beside.rename(out)
+        beside.rename(out)
+    except ArtifactError as error:
+        raise ArtifactError(str(error).replace(str(beside), str(out))) from None
+    except OSError:
+        if not out.is_dir():  # which another fetch may have made meanwhile
+            raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

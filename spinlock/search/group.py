@@ -172,6 +172,9 @@ class Group:
     def _hear(self) -> Sizing | Report | None:
         answer = self._desk.hear.remote()
         while not ray.wait([answer], timeout=_LOOK_SECONDS)[0]:
+            nodes, warning = ray.get(self._desk.outlook.remote())
+            if warning is not None and len(nodes) == 1:
+                raise Preempted(warning)  # before any worker was there, so that there is no more
             if not self.alive:
                 try:
                     self._end.result()

@@ -5,6 +5,7 @@ the head. A search that was sent there as a job, or begun on the head, finds it.
 """
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,14 +51,16 @@ def machines() -> Machines:
     scaled = _autoscaled(ray.get_runtime_context().gcs_address)
     if scaled is None:
         return Machines(there)
-    types: dict[str, dict[str, Any]] = scaled["available_node_types"]
+    head, types = scaled.get("head_node_type"), scaled.get("available_node_types", {})
     most = int(scaled.get("max_workers", 2))  # as Ray's own schema has it
     return Machines(
         there,
         tuple(
-            (_floats(kind.get("resources", {})), int(kind.get("max_workers", most)))
+            (
+                _floats(kind.get("resources", {})),
+                int(kind.get("max_workers", 0 if name == head else most)),
+            )
             for name, kind in types.items()
-            if name != scaled["head_node_type"]
         ),
         most,
     )
@@ -88,12 +91,18 @@ def _whole(number: float) -> int:
 
 
 def _autoscaled(gcs: str) -> dict[str, Any] | None:
-    """The file of the autoscaler of the Ray at `gcs`; None where none runs on this machine."""
+    """The file of the autoscaler of the Ray at `gcs`.
+
+    None where none runs on this machine, or it is another user's.
+    """
     for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # it has ended, or hides its environment
             words = process.read_text(errors="replace").split("\0")
             named = [word.removeprefix(_OPTION) for word in words if word.startswith(_OPTION)]
             if named and f"{_GCS}{gcs}" in words:
-                file = Path(named[0]).expanduser()  # it stands there as it was typed
+                # It stands there as it was typed.
+                around = process.with_name("environ").read_text(errors="replace").split("\0")
+                homes = [word.removeprefix("HOME=") for word in around if word.startswith("HOME=")]
+                file = Path(re.sub(r"^~(?=/)", homes[0] if homes else "~", named[0]))
                 return config.read(file)[0] if file.is_file() else None
     return None

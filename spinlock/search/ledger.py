@@ -43,6 +43,7 @@ class Session:
     opened: float
     last: float
     closed: str | None = None
+    again: tuple[int, ...] = ()  # trials that it took up after they had FAILED
 
 
 class Ledger:
@@ -68,6 +69,7 @@ class Ledger:
         self._unfinished: dict[int, Trial] = {}
         self._alike: list[Trial] = []  # who failed by one cause, and no epoch came between
         self._victims: set[int] = set()  # those of `broken`
+        self._cause = ""  # of it
         self._study: Study | None = None
 
     @property
@@ -96,11 +98,13 @@ class Ledger:
         """Trials to be taken up again by a driver that has mended what ended the last session.
 
         They failed by what opened the circuit, or were the last to fail before a session that was
-        cut short, by one cause and without an epoch since.
+        cut short, by one cause and without an epoch since. Who was taken up before and has trained
+        no epoch since is none: it would stand before the others for ever.
         """
         if not self.sessions or self.sessions[-1].closed == "finished":
             return []
-        return sorted(self._victims | {trial.number for trial in self._alike})
+        failed = self._victims | {trial.number for trial in self._alike}
+        return sorted(number for number in failed if not self.trials[number].tried_again)
 
     @property
     def left(self) -> int:
@@ -158,7 +162,7 @@ class Ledger:
                 for number in event.again:
                     self._reopen(self._trial(number))
                 self.gone = False
-                self.sessions.append(Session(event.time, event.time))
+                self.sessions.append(Session(event.time, event.time, again=event.again))
             case Suggested():
                 if event.trial != len(self.trials):
                     raise SearchError(f"trial {event.trial} follows {len(self.trials)} trials.")
@@ -272,6 +276,7 @@ class Ledger:
         """Take back the end of a trial that failed by no fault of its own."""
         trial.verdict, trial.ended, trial.spent = None, None, 0
         trial.forgiven = len(trial.crashes) - trial.killed
+        trial.again = len(trial.crashes), trial.epochs
         self._unfinished = dict(sorted({**self._unfinished, trial.number: trial}.items()))
 
     def _break(self, trial: Trial, cause: str) -> None:
@@ -279,14 +284,15 @@ class Ledger:
 
         Causes are alike but for their numbers, which are of the trial, its paths and settings.
         """
-        if self._alike:
-            last = self._alike[-1].verdict
-            if last is None or _NUMBER.sub("", last.sentence) != _NUMBER.sub("", cause):
-                self._alike = []
+        alike = _NUMBER.sub("", cause)
+        last = self._alike[-1].verdict if self._alike else None
+        if last is not None and _NUMBER.sub("", last.sentence) != alike:
+            self._alike = []
         self._alike.append(trial)
-        if len(self._alike) >= _ALIKE:
-            self._victims |= {each.number for each in self._alike}
-        if self.broken is None and self._victims:
+        if self.broken is not None:
+            self._victims |= {trial.number} if alike == self._cause else set()
+        elif len(self._alike) >= _ALIKE:
+            self._cause, self._victims = alike, {each.number for each in self._alike}
             numbers = ", ".join(str(each.number) for each in self._alike)
             self.broken = (
                 f"trials {numbers} failed one after the other by the same cause, and no epoch was "

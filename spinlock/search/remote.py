@@ -70,6 +70,12 @@ def follow(client: JobSubmissionClient, job: jobs.Job, experiment: Path) -> Iter
             return
 
 
+def deserted(ledger: Ledger, job: jobs.Job) -> bool:
+    """Whether the last session was that of a job which had ended before the log was read."""
+    opened = ledger.sessions[-1].opened if ledger.sessions else 0.0
+    return job.over and (job.ended is None or opened <= job.ended)
+
+
 def only(logs: dict[Path, bytes], job: jobs.Job, name: str) -> Path:
     """The one log that is meant, by the experiment's own name or that of a directory in it."""
     if Path(name) in logs:

@@ -116,9 +116,9 @@ def _runs_to_its_end(ledger: Ledger, asha: ASHA, trial: Trial) -> bool:
 def give_up(trial: Trial, *, retries: int) -> Verdict | None:
     """The end of a trial whose attempt has just failed; None: another attempt follows.
 
-    A crash that is forgiven is none of the `retries`. Neither is a kill by a memory monitor, which
-    costs half the micro-batch. But of a
-    trial that has no plan yet nothing is known to be too large, and such kills end with them, too.
+    What it failed by before it was taken up again is none of the `retries`. Neither is a kill by a
+    memory monitor, which costs half the micro-batch. But of a trial that has no plan yet nothing is
+    known to be too large, and such kills end with them, too.
     """
     ended = trial.too_large and "with a micro-batch of 1"
     if trial.sizing is None and trial.killed > retries:

@@ -60,13 +60,16 @@ def _attempts(trial: Trial) -> Iterator[str]:
         yield "It was never started."
     if trial.sizing is not None:
         yield _plan(trial.sizing)
-    for attempt, reason in enumerate(trial.crashes, start=1):
-        yield f"Attempt {attempt} failed: {reason}."
-    if trial.forgiven:
-        yield (
-            "That had ended trial after trial, and the search with them. It was resumed, and this "
-            "trial too, with all of its retries."
+    failed = [
+        f"Attempt {attempt} failed: {reason.rstrip('.')}."
+        for attempt, reason in enumerate(trial.crashes, start=1)
+    ]
+    if trial.again is not None:
+        failed.insert(
+            trial.again[0],
+            "It was given up. The search was resumed, and took it up again with all its retries.",
         )
+    yield from failed
     for epoch, reason in trial.preemptions:
         yield (
             f"It was preempted after epoch {epoch}: {reason}. It saved where it was; that counts "

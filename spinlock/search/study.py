@@ -107,9 +107,9 @@ def run(
         )
         sampler = Sampler.open(experiment, book.ledger, url=study.storage)
         trial_directory(experiment, 0).parent.mkdir(exist_ok=True)
-        again = ", ".join(str(t.number) for t in book.ledger.under_way if t.forgiven)
+        again = ", ".join(map(str, book.ledger.sessions[-1].again))
         if again:
-            console.print(f"Taken up again, as what had ended them is mended: trials {again}.")
+            console.print(f"Taken up again, for what had ended them to be mended: trials {again}.")
         try:
             if not book.ledger.done:
                 with (
@@ -163,7 +163,7 @@ def _close(book: Book, console: Console) -> None:
     try:
         book.close()
         write_tables(book.ledger, book.experiment)
-    except SpinlockError as error:
+    except (SpinlockError, OSError) as error:
         console.print(f"The session has left no tables: {error}", markup=False, soft_wrap=True)
 
 

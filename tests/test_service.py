@@ -105,6 +105,23 @@ def test_what_is_fetched_has_its_tables_and_takes_no_others_place(tmp_path: Path
             fetch_log(refused, Path("/shared/other"), out)
 
 
+def test_a_killed_job_leaves_no_running_trials_and_a_session_begun_by_hand_has_them(
+    tmp_path: Path,
+) -> None:
+    ledger = begun(tmp_path / "x")
+    (session,) = ledger.sessions
+    log = (tmp_path / "x" / EVENTS).read_bytes()
+    half = log[: log.index(b'"trial":1,"epoch":1')].rpartition(b"\n")[0] + b"\n"
+    for status, ended, state in (
+        ("RUNNING", None, "RUNNING"),
+        ("FAILED", session.opened + 60, "INTERRUPTED"),
+        ("FAILED", session.opened - 60, "RUNNING"),
+    ):
+        job = jobs.Job("raysubmit_1", "small", tmp_path / "x", "", status, 0.0, ended)
+        found = fetch_log(half, tmp_path / "x", tmp_path / "out", job=job)
+        assert str(found.trials[1].state(live=found.live)) == state
+
+
 def test_nothing_is_fetched_into_the_directory_of_a_search(tmp_path: Path) -> None:
     """Its driver would go on to write into a file that is no longer there."""
     begun(tmp_path / "x")

@@ -5,7 +5,6 @@ the head. A search that was sent there as a job, or begun on the head, finds it.
 """
 
 import math
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,9 +99,9 @@ def _autoscaled(gcs: str) -> dict[str, Any] | None:
             words = process.read_text(errors="replace").split("\0")
             named = [word.removeprefix(_OPTION) for word in words if word.startswith(_OPTION)]
             if named and f"{_GCS}{gcs}" in words:
-                # It stands there as it was typed.
                 around = process.with_name("environ").read_text(errors="replace").split("\0")
-                homes = [word.removeprefix("HOME=") for word in around if word.startswith("HOME=")]
-                file = Path(re.sub(r"^~(?=/)", homes[0] if homes else "~", named[0]))
+                home = next((word[5:] for word in around if word.startswith("HOME=")), "")
+                below = named[0].removeprefix("~/")  # it stands there as it was typed
+                file = Path(named[0]) if below == named[0] else Path(home, below)
                 return config.read(file)[0] if file.is_file() else None
     return None

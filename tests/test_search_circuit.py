@@ -86,26 +86,6 @@ def test_whoever_fails_by_the_cause_once_the_circuit_is_open_is_taken_up_with_th
     assert "It was given up. The search was resumed, and took it up again" in story
 
 
-@pytest.mark.parametrize("ended", ["interrupted", "killed", "finished"])
-def test_who_failed_last_is_taken_up_again_unless_the_search_had_come_to_its_end(
-    tmp_path: Path, ended: str
-) -> None:
-    """As on a full disk, which ends the session before a third one can fail."""
-    wanted = study(trials=2 if ended == "finished" else 9, searcher={"kind": "random"})
-    found = book(tmp_path, wanted)
-    for number in range(2):
-        failing(found, FULL.format(number))
-    if ended != "killed":
-        found.close()
-        assert found.ledger.sessions[-1].closed == ended
-    resumed = book(tmp_path, study(trials=9, searcher={"kind": "random"}), resume=True)
-    again = [trial.number for trial in resumed.ledger.under_way]
-    assert again == ([] if ended == "finished" else [0, 1])
-    good = again[0] if again else resumed.suggested({"optimizer.lr": 0.1}).number
-    resumed.report(good, 1, metrics(1.0), None)
-    assert read_ledger(tmp_path).victims == []
-
-
 def test_a_circuit_that_opens_with_the_last_trials_leaves_them_to_a_resume(tmp_path: Path) -> None:
     wanted = study(trials=3, searcher={"kind": "random"})
     found = book(tmp_path, wanted)

@@ -95,16 +95,12 @@ class Ledger:
 
     @property
     def victims(self) -> list[int]:
-        """Trials to be taken up again by a driver that has mended what ended the last session.
+        """Trials to be taken up again by a driver that has mended what opened the circuit.
 
-        They failed by what opened the circuit, or were the last to fail before a session that was
-        cut short, by one cause and without an epoch since. Who was taken up before and has trained
-        no epoch since is none: it would stand before the others for ever.
+        Who was taken up before and has trained no epoch since is none: it would stand before the
+        others for ever.
         """
-        if not self.sessions or self.sessions[-1].closed == "finished":
-            return []
-        failed = self._victims | {trial.number for trial in self._alike}
-        return sorted(number for number in failed if not self.trials[number].tried_again)
+        return sorted(n for n in self._victims if not self.trials[n].tried_again)
 
     @property
     def left(self) -> int:

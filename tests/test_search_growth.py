@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FakeMultiNodeProvider,
@@ -84,15 +83,13 @@ def test_the_file_of_an_autoscaler_is_found_by_the_ray_that_it_serves(
 def growing(
     tmp_path: Path,
     ray_files: Path,  # noqa: F811
+    nodes_on_loopback: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[str]:
     """The address of a head without CPUs, whose autoscaler brings processes for machines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     worker = {"CPU": 1, "object_store_memory": 100_000_000}
     scaled = {

@@ -177,17 +177,14 @@ def test_a_trial_whose_node_goes_before_it_has_ended_a_step_is_preempted_all_the
     assert desks == {three_nodes.head_node.node_id}, "with the process that waits for the group"
 
 
-SOAK = pytest.mark.soak
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("execution", "title", "place"),
     [
         ("in_process", "ray::x trial 0", 0),
-        pytest.param("ray_train", "ray::x trial 0", 0, marks=SOAK),  # which conducts
-        pytest.param("ray_train", "ray::RayTrainWorker", 0, marks=SOAK),
-        pytest.param("ray_train", "ray::RayTrainWorker", 1, marks=SOAK),
+        pytest.param("ray_train", "ray::x trial 0", 0, marks=pytest.mark.soak),  # which conducts
+        pytest.param("ray_train", "ray::RayTrainWorker", 0, marks=pytest.mark.soak),
+        pytest.param("ray_train", "ray::RayTrainWorker", 1, marks=pytest.mark.soak),
     ],
 )
 def test_a_trial_whose_process_is_told_to_end_saves_and_goes_on(

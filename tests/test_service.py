@@ -47,6 +47,12 @@ def begun(place: Path, trials: int = 2, seed: int = 0) -> Ledger:
     return without_ray(study, place)
 
 
+def half_of(place: Path) -> bytes:
+    """Its log before the first epoch of its second trial."""
+    log = (place / EVENTS).read_bytes()
+    return log[: log.index(b'"trial":1,"epoch":1')].rpartition(b"\n")[0] + b"\n"
+
+
 @pytest.fixture
 def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a small job would print on the cluster is what its command prints here."""
@@ -108,10 +114,8 @@ def test_what_is_fetched_has_its_tables_and_takes_no_others_place(tmp_path: Path
 def test_a_killed_job_leaves_no_running_trials_and_a_session_begun_by_hand_has_them(
     tmp_path: Path,
 ) -> None:
-    ledger = begun(tmp_path / "x")
-    (session,) = ledger.sessions
-    log = (tmp_path / "x" / EVENTS).read_bytes()
-    half = log[: log.index(b'"trial":1,"epoch":1')].rpartition(b"\n")[0] + b"\n"
+    (session,) = begun(tmp_path / "x").sessions
+    half = half_of(tmp_path / "x")
     for status, ended, state in (
         ("RUNNING", None, "RUNNING"),
         ("FAILED", session.opened + 60, "INTERRUPTED"),
@@ -161,9 +165,7 @@ def test_the_status_of_a_search_that_was_killed_says_so_and_comes_to_an_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     begun(tmp_path / "x")
-    log = (tmp_path / "x" / EVENTS).read_bytes()
-    whole = log[: log.index(b'"trial":1,"epoch":1')].rpartition(b"\n")[0] + b"\n"
-    (tmp_path / "x" / EVENTS).write_bytes(whole)
+    (tmp_path / "x" / EVENTS).write_bytes(half_of(tmp_path / "x"))
     monkeypatch.setitem(TRAINABLES, "regression", Regression())
     with alone(tmp_path / "x", EVENTS):
         assert read_ledger(tmp_path / "x").live

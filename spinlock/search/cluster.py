@@ -11,6 +11,7 @@ A Ray of our own listens on loopback only. Traps of Ray 2.60 that are handled he
   cleaner that asks the state API, so `ray_train` always starts the dashboard, which answers it;
   it looks for that on the machine, and gives up where it finds two, so the address is given to it;
 - it warns of many processes where a few groups of Ray Train start, which is told to be meant;
+- `ray.init` puts its own handler of SIGTERM, which exits at once, in place of the process's;
 - Tune ends the whole search when one report lacks a metric: that check is off, a missing
   objective is a verdict on that trial alone.
 """
@@ -19,6 +20,7 @@ import fcntl
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -152,7 +154,7 @@ def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]
     with _in_turn() if dashboard else nullcontext():
         port = _free_port() if dashboard else None
         with _told({_API: None if port is None else f"http://127.0.0.1:{port}", _MANY: many}):
-            return ray.init(
+            return _init(
                 address="local",  # without it Ray joins another search's Ray on this machine
                 num_cpus=cpus,
                 resources={DRIVER: drivers},
@@ -160,9 +162,18 @@ def _start(cpus: int, drivers: int, dashboard: bool, environment: dict[str, Any]
                 dashboard_host="127.0.0.1",
                 dashboard_port=port,
                 runtime_env=environment,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
             )
+
+
+def _init(**how: Any) -> Any:
+    """Ray connected, with SIGTERM left to whoever had it; one that comes meanwhile interrupts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
+    except SystemExit:  # Ray's own answer to SIGTERM
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -215,12 +226,7 @@ def _put(words: dict[str, str | None]) -> None:
 def _join(address: str, environment: dict[str, Any]) -> Any:
     protect_token(make=False)
     try:
-        return ray.init(
-            address=address,
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        return _init(address=address, runtime_env=environment)
     except RuntimeError as error:
         ray.shutdown()  # it is connected by now
         if not str(error).startswith("Version mismatch"):
@@ -277,7 +283,7 @@ def _room(machines: Machines, resources: Resources, share: int) -> int:
     conducts = drivers if resources.execution == "ray_train" else math.inf
     workers = machines.ever(lambda machine: workers_on(machine, resources))
     fits = workers // resources.workers or min(1, workers // resources.fewest)
-    if min(fits, conducts) < 1:
+    if fits < 1:
         asked = f"{resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs"
         if resources.fewest > 1:
             asked = f"{resources.fewest} times {asked}"
@@ -285,10 +291,13 @@ def _room(machines: Machines, resources: Resources, share: int) -> int:
         raise SearchError(
             f"no trial fits: one takes {asked}, each worker's on one machine, and this Ray comes "
             f"to {most[0]:g} CPUs and {most[1]:g} GPUs. Ask for less under resources."
-            if fits < 1
-            else f"no trial can begin: Ray has no {DRIVER}, of which one conducts each. Start the "
-            f"head with --resources='{{\"{DRIVER}\":1000}}', or set resources.execution=in_process."
         )
+    if conducts < 1:
+        raise SearchError(
+            f"no trial can begin: Ray has no {DRIVER}, of which one conducts each. Start the head "
+            f"with --resources='{{\"{DRIVER}\":1000}}', or set resources.execution=in_process."
+        )
+    fits = int(min(fits, conducts))
     if resources.concurrent is not None:
-        return int(min(fits, conducts, resources.concurrent))
-    return max(1, int(min(fits, conducts)) // share)
+        return min(fits, resources.concurrent)
+    return max(1, fits // share)

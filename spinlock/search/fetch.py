@@ -9,7 +9,6 @@ The Jobs API carries text, no files: weights come by `ray rsync-down`, or from s
 machine sees too.
 """
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from tempfile import TemporaryDirectory
 from ray.job_submission import JobSubmissionClient
 
 from spinlock.errors import ArtifactError, SearchError
-from spinlock.files import atomic_file, own_directory, refuse_foreign
+from spinlock.files import atomic_directory, atomic_file, own_directory, refuse_foreign
 from spinlock.search import jobs
 from spinlock.search.alone import LOCK
 from spinlock.search.ledger import EVENTS, Ledger
@@ -91,17 +90,11 @@ def export_whole(
     experiment: Path, out: Path, trainables: Mapping[str, Trainable], trial: int
 ) -> None:
     """Export a trial, so that `out` is there only if the artifact gives its metrics again."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
-    try:
-        export(experiment, beside, trainables, trial=trial)
-        beside.rename(out)
-    except ArtifactError as error:
-        raise ArtifactError(str(error).replace(str(beside), str(out))) from None
-    except OSError:
-        if not out.is_dir():  # which another fetch may have made meanwhile
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with atomic_directory(out) as beside:
+        try:
+            export(experiment, beside, trainables, trial=trial)
+        except ArtifactError as error:
+            raise ArtifactError(str(error).replace(str(beside), str(out))) from None
 
 
 def bring(place: Path, cluster: Path | None, out: Path) -> bool:

@@ -40,7 +40,7 @@ from spinlock.search.checkpoints import Report
 from spinlock.search.desk import Desk, opened, sealed
 from spinlock.search.events import Sizing
 from spinlock.search.packed import Packed, unpacked
-from spinlock.search.preemption import Preempted, drained, own_node, passed_on
+from spinlock.search.preemption import Notice, Preempted, drained, own_node, passed_on
 from spinlock.search.rendezvous import Rendezvous
 from spinlock.search.space import Resources
 
@@ -145,9 +145,9 @@ class Group:
         Raises what ended the group, if it ends: WorkerGroupError when a worker raised or died,
         Preempted when it left a machine that is about to be taken away, or went with one.
         """
-        with passed_on(partial(_warn, self._desk)):
+        with passed_on(partial(_warn, self._desk)) as notice:
             self._send(configuration)
-            while (report := self._hear()) is not None:
+            while (report := self._hear(notice)) is not None:
                 try:
                     yield report
                 except GeneratorExit:
@@ -155,7 +155,7 @@ class Group:
                     # trial, and the next one finds the group dead.
                     with suppress(TrainingFailedError, SearchError):
                         self._send(False)
-                        self._hear()
+                        self._hear(notice)
                     raise
                 self._send(True)
 
@@ -169,12 +169,11 @@ class Group:
     def _send(self, message: Order) -> None:
         ray.get(self._desk.send.remote(sealed(message)))
 
-    def _hear(self) -> Sizing | Report | None:
+    def _hear(self, notice: Notice) -> Sizing | Report | None:
         answer = self._desk.hear.remote()
         while not ray.wait([answer], timeout=_LOOK_SECONDS)[0]:
-            nodes, warning = ray.get(self._desk.outlook.remote())
-            if warning is not None and len(nodes) == 1:
-                raise Preempted(warning)  # before any worker was there, so that there is no more
+            if notice.reason is not None and len(ray.get(self._desk.outlook.remote())[0]) == 1:
+                raise Preempted(notice.reason)  # no worker has come yet that could save the trial
             if not self.alive:
                 try:
                     self._end.result()

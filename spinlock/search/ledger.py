@@ -272,7 +272,7 @@ class Ledger:
         """Take back the end of a trial that failed by no fault of its own."""
         trial.verdict, trial.ended, trial.spent = None, None, 0
         trial.forgiven = len(trial.crashes) - trial.killed
-        trial.again = len(trial.crashes), trial.epochs
+        trial.reopened = len(trial.crashes), trial.epochs
         self._unfinished = dict(sorted({**self._unfinished, trial.number: trial}.items()))
 
     def _break(self, trial: Trial, cause: str) -> None:

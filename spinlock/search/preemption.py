@@ -56,8 +56,8 @@ def watched(look: Look) -> Iterator[Notice]:
 
 
 @contextmanager
-def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
-    """Inside, SIGTERM to this process is told to whoever may save the trial."""
+def passed_on(tell: Callable[[str], None]) -> Iterator[Notice]:
+    """A notice of SIGTERM to this process, which is told to whoever may save the trial."""
     with _heeded() as notice:
 
         def told() -> bool:
@@ -66,7 +66,7 @@ def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
             return notice.reason is not None
 
         with _each_second(told):
-            yield
+            yield notice
 
 
 @contextmanager

@@ -64,9 +64,9 @@ def _attempts(trial: Trial) -> Iterator[str]:
         f"Attempt {attempt} failed: {reason.rstrip('.')}."
         for attempt, reason in enumerate(trial.crashes, start=1)
     ]
-    if trial.again is not None:
+    if trial.reopened is not None:
         failed.insert(
-            trial.again[0],
+            trial.reopened[0],
             "It was given up. The search was resumed, and took it up again with all its retries.",
         )
     yield from failed

@@ -69,17 +69,18 @@ def run(
 
     Of `share` searches that run there at once, each takes its part of the room for trials.
 
-    The first Ctrl-C ends the session in good order; trials under way are resumed later. Raises
-    SearchError when the directory holds a search and `resume` is not asked for, when the study
-    differs from the one that was begun, when another driver is at it, when its storage or the log
-    cannot be written, or when a node of the Ray at `address` does not see the same files.
+    The first Ctrl-C or SIGTERM ends the session in good order; trials under way are resumed later.
+    A SIGTERM that the process ignores stays ignored. Raises SearchError when the directory holds a
+    search and `resume` is not asked for, when the study differs from the one that was begun, when
+    another driver is at it, when its storage or the log cannot be written, or when a node of the
+    Ray at `address` does not see the same files.
     """
     console = console or Console(stderr=True)
     check(study, trainable, where=study.name)
     experiment = experiment.resolve()
     if study.storage is not None:
         storage.connect(study.storage)  # before anything is begun that would have to be resumed
-    with alone(experiment, EVENTS):
+    with terminate_as_interrupt(), alone(experiment, EVENTS):
         first = study.configuration(study.corner)
         base = parse(trainable.model, first, where=study.name)
 
@@ -219,7 +220,7 @@ def _search(
             verbose=0,
         ),
     )
-    with terminate_as_interrupt(), told_as_deaths(), kept():
+    with told_as_deaths(), kept():
         try:
             tuner.fit()
         except TuneError as error:  # made of the text of what a callback raised
@@ -250,10 +251,7 @@ def _trial_name(trial: Any) -> str:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM ends the session as Ctrl-C does (which Tune itself catches).
-
-    A process that has been told to ignore it goes on to do so.
-    """
+    """Inside, SIGTERM is Ctrl-C, except in a process that has been told to ignore it."""
     before = signal.getsignal(signal.SIGTERM)
     if before != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

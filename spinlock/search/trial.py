@@ -23,7 +23,7 @@ class Trial:
     spent: int = 0  # epochs of the whole search until it ended
     crashes: list[str] = field(default_factory=list)
     forgiven: int = 0  # of these, no kills, before it was taken up again
-    again: tuple[int, int] | None = None  # crashes and epochs when it was, after it had FAILED
+    reopened: tuple[int, int] | None = None  # crashes and epochs when it was, after it had FAILED
     preemptions: list[tuple[int, str]] = field(default_factory=list)  # after which epoch, and why
     displaced: bool = False  # by the last of these, and not taken up since
     history: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Trial:
     @property
     def tried_again(self) -> bool:
         """Whether it was taken up again after it had FAILED, and has trained no epoch since."""
-        return self.again is not None and self.again[1] == self.epochs
+        return self.reopened is not None and self.reopened[1] == self.epochs
 
     @property
     def predicted(self) -> float:

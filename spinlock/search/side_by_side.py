@@ -52,8 +52,8 @@ def search_side_by_side(
     """
     context = get_context("spawn")
     with (
-        cluster.shared([side.study.resources for side in sides], address=address) as place,
         terminate_as_interrupt(),
+        cluster.shared([side.study.resources for side in sides], address=address) as place,
     ):
         events = [context.Event() for _ in sides]
         processes = [

@@ -4,6 +4,7 @@ import io
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,10 +17,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def sigterm_put_back() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+def signals_put_back() -> Iterator[None]:
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 class Terminating(io.StringIO):
@@ -31,17 +33,23 @@ class Terminating(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.usefixtures("sigterm_put_back")
+@pytest.mark.usefixtures("signals_put_back")
 @pytest.mark.parametrize(
-    ("handler", "closed"), [(signal.SIG_DFL, "interrupted"), (signal.SIG_IGN, "finished")]
+    ("on_sigint", "on_sigterm", "closed"),
+    [
+        pytest.param(signal.default_int_handler, signal.SIG_DFL, "interrupted", id="terminal"),
+        pytest.param(signal.SIG_IGN, signal.SIG_DFL, "interrupted", id="background"),
+        pytest.param(signal.default_int_handler, signal.SIG_IGN, "finished", id="ignored"),
+    ],
 )
 def test_a_sigterm_between_rays_start_and_the_first_trial_ends_the_session_or_is_ignored(
-    tmp_path: Path, handler: signal.Handlers, closed: str
+    tmp_path: Path, on_sigint: Any, on_sigterm: signal.Handlers, closed: str
 ) -> None:
     """Ray has put its own handler by then, which would exit at once."""
-    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, on_sigint)
+    signal.signal(signal.SIGTERM, on_sigterm)
     study = wanted().model_copy(update={"trials": 1})
     console = Console(file=Terminating())
     found = run(study, Regression(), tmp_path, dashboard=False, console=console)
     assert found.ledger.sessions[-1].closed == closed
-    assert signal.getsignal(signal.SIGTERM) == handler
+    assert signal.getsignal(signal.SIGTERM) == on_sigterm

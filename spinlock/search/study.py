@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ray import tune
@@ -253,8 +254,15 @@ def _trial_name(trial: Any) -> str:
 def terminate_as_interrupt() -> Iterator[None]:
     """Inside, SIGTERM is Ctrl-C, except in a process that has been told to ignore it."""
     before = signal.getsignal(signal.SIGTERM)
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        answer = signal.getsignal(signal.SIGINT)  # Tune's, while it runs
+        if not callable(answer):  # a job in the background ignores Ctrl-C, which is not meant here
+            answer = signal.default_int_handler
+        answer(signal.SIGINT, frame)
+
     if before != signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from test_submit import ray_files  # noqa: F401 - a fixture
 from spinlock.search.cluster import DRIVER, connect
 from spinlock.search.events import State
 from spinlock.search.growth import Machines, _autoscaled, workers_on
+from spinlock.search.secret import protect_token
 from spinlock.search.space import Resources, Study
 from spinlock.search.study import run
 
@@ -84,13 +85,12 @@ def growing(
     tmp_path: Path,
     ray_files: Path,  # noqa: F811
     nodes_on_loopback: None,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[str]:
     """The address of a head without CPUs, whose autoscaler brings processes for machines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    protect_token()  # `ray start` makes none
     worker = {"CPU": 1, "object_store_memory": 100_000_000}
     scaled = {
         **{key: [] for key in _NONE},

@@ -133,7 +133,9 @@ def launch(place: Path, spaces: dict[str, Path], *arguments: object) -> "subproc
 def test_a_pair_that_was_interrupted_goes_on_and_its_best_are_validated(
     spaces: dict[str, Path], tiny_data: Path, tmp_path: Path
 ) -> None:
-    arguments = ("--data", tiny_data, "--set", "noa.training.epochs=3")
+    # So many that the quicker search is not through when the other's first epoch is.
+    epochs = ("--set", "noa.training.epochs=3", "--set", "vqvae.training.epochs=60")
+    arguments = ("--data", tiny_data, *epochs)
     begun = launch(tmp_path, spaces, *arguments)
     assert begun.stdout is not None
     said = ""
@@ -145,11 +147,10 @@ def test_a_pair_that_was_interrupted_goes_on_and_its_best_are_validated(
             sides = [each for each in children if "spawn_main" in " ".join(each.cmdline())]
             for each in (*sides, begun):
                 each.send_signal(signal.SIGTERM)
-            assert sides, "else the signal went to the leader alone"
+            assert len(sides) == 2
     assert begun.wait(60) == 130, said
-    closed = {n: read_ledger(tmp_path / "x" / n).sessions[-1].closed for n in ("noa", "vqvae")}
-    assert closed["noa"] == "interrupted"
-    assert closed["vqvae"] in {"interrupted", "finished"}, "it may be through with its few epochs"
+    for name in ("noa", "vqvae"):
+        assert read_ledger(tmp_path / "x" / name).sessions[-1].closed == "interrupted"
     assert "Interrupted. Go on with:" in said
     assert "--resume" in said
     assert "vqvae  trial 0: started" in said
